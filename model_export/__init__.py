@@ -1,0 +1,1 @@
+"""A trained network becomes an artifact, proven equal to it."""

@@ -1,0 +1,1 @@
+"""Transports and the table that maps errors to their statuses."""

@@ -1,0 +1,1 @@
+"""Synthetic data, losses and the training loop (checkout only, not in the wheel)."""
