@@ -1,0 +1,71 @@
+"""The port between the engine and whatever runs a network. A backend's author need know nothing else.
+
+Rules of this module: no runtime, no asyncio, no transport. A backend is used from one thread only, the device thread
+that owns it, so it needs no locks.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from artifact import Artifact
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+class BackendFault(Exception):  # noqa: N818 - a fault of the device is not an error of the caller
+    """The device could not run a batch.
+
+    Attributes:
+        fatal: True when the device's state is gone and only a new process cures it.
+    """
+
+    def __init__(self, message: str, *, fatal: bool = False) -> None:
+        super().__init__(message)
+        self.fatal = fatal
+
+
+class OutOfMemoryFault(BackendFault):
+    """The batch did not fit in device memory; a smaller one may."""
+
+
+class Backend(Protocol):
+    """Runs artifacts on one device."""
+
+    @property
+    def name(self) -> str:
+        """What it is, as metrics and `/models` show it: `ort-cpu`, `ort-cuda:0`, `fake`."""
+        ...
+
+    def load(self, artifact_id: str, artifact: Artifact) -> None:
+        """Make an artifact runnable under an id of the caller's.
+
+        Raises:
+            BackendFault: The artifact cannot be loaded on this device; the message says why.
+        """
+        ...
+
+    def unload(self, artifact_id: str) -> None:
+        """Forget an artifact and free what it held. Unknown ids are ignored."""
+        ...
+
+    def run(self, artifact_id: str, arrays: Arrays) -> Arrays:
+        """Run one batch.
+
+        Args:
+            artifact_id: What `load` was called with.
+            arrays: By input name; every array has the batch axis first, the same length B in all.
+
+        Returns:
+            By output name; every array has the batch axis first, length B, in the order of the inputs.
+
+        Raises:
+            BackendFault: The batch failed. Nothing of it may be used.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the device. The backend is not used afterwards."""
+        ...

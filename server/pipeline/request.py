@@ -1,0 +1,74 @@
+"""One client call, as every transport hands it to the pipeline, and what comes back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from server.engine.batching import Priority
+
+
+class Output(StrEnum):
+    """What the client wants back."""
+
+    MATTE = "matte"  # the alpha matte alone, one channel
+    CUTOUT = "cutout"  # RGBA, straight alpha
+    COMPOSITE = "composite"  # RGB, the cutout over a colour
+
+
+class OutputFormat(StrEnum):
+    """How the answer is encoded."""
+
+    PNG = "png"
+    WEBP = "webp"
+    JPEG = "jpeg"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentOptions:
+    """How an image is to be answered; every field has the default of the interface.
+
+    Attributes:
+        output: What comes back.
+        format: Its encoding. JPEG cannot carry a cutout's alpha.
+        background: sRGB 0..255 behind a composite.
+        model: Name of a served model; None is the default one.
+        priority: Which of the waiting requests goes first.
+        timeout_s: Seconds from arrival until the answer is worthless; None is the server's default.
+    """
+
+    output: Output = Output.MATTE
+    format: OutputFormat = OutputFormat.PNG
+    background: tuple[int, int, int] = (255, 255, 255)
+    model: str | None = None
+    priority: Priority = Priority.NORMAL
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRequest:
+    """One image and how to answer it. `image` is the encoded file as uploaded."""
+
+    image: bytes = field(repr=False)
+    options: SegmentOptions = SegmentOptions()
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentResult:
+    """The answer to one request.
+
+    Attributes:
+        body: The encoded image.
+        media_type: Its media type, `image/png` and so on.
+        size: (height, width) of the answer, after EXIF orientation.
+        model: Name of the model that made it.
+        batch_size: How many items shared the device with this one.
+        stage_s: Seconds by stage (decode, queue, infer, encode), in the order in which they ran.
+    """
+
+    body: bytes = field(repr=False)
+    media_type: str
+    size: tuple[int, int]
+    model: str
+    batch_size: int
+    stage_s: Mapping[str, float]
