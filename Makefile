@@ -1,0 +1,55 @@
+# One task runner for people, hooks and CI. `make help` lists the targets.
+PYTHON ?= python3
+VENV   ?= .venv
+PORT   ?= 8000
+GRPC_PORT ?= 8001
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "birefnet-server needs Python 3.11 or newer, found " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps, so that a second call starts at once and a changed pyproject installs again.
+$(VENV)/.installed-serve: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing the server into $(VENV) (first time only) ..."
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing the server, torch and the development tools into $(VENV) (first time only) ..."
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed-serve
+
+.PHONY: serve
+serve: $(VENV)/.installed-serve ## Install what is needed and serve on PORT (8000) and GRPC_PORT (8001)
+	exec $(BIN)/python -m server serve --port $(PORT) --grpc-port $(GRPC_PORT)
+
+.PHONY: test
+test: $(VENV)/.installed-dev ## Install what is needed and run the default tests (CPU, offline, no downloads)
+	$(BIN)/python -m pytest
+
+.PHONY: test-all
+test-all: $(VENV)/.installed-dev ## Every test this machine can run, the slow ones included
+	$(BIN)/python -m pytest -m 'not gpu and not browser and not fleet'
+
+.PHONY: lint
+lint: $(VENV)/.installed-dev ## Format, lint, types and import contracts, without changing a file
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy server model_export modeling matting artifact training benchmarks tests
+	$(BIN)/lint-imports
+
+.PHONY: check
+check: lint test ## What CI runs: lint, then test
+
+.PHONY: format
+format: $(VENV)/.installed-dev ## Rewrite the files as `make lint` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
