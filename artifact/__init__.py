@@ -1,1 +1,31 @@
-"""The artifact directory and its manifest, read by both sides of the torch wall."""
+"""The artifact directory: the one thing that crosses from the torch side to the serving side.
+
+A directory with `model.json` (the manifest) and the files it names. `open_artifact` reads and proves one,
+`write_artifact` makes one, `load_self_test` gives the test that a device must pass before it serves it.
+"""
+
+from artifact.directory import Artifact, ArtifactError, open_artifact
+from artifact.fields import ManifestError
+from artifact.manifest import FORMAT_VERSION, MANIFEST_NAME, FileEntry, Manifest, TensorSpec, Tolerance
+from artifact.self_test import SELF_TEST_ROLE, Deviation, SelfTest, load_self_test
+from artifact.writing import NewFile, rewrite_manifest, write_artifact
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST_NAME",
+    "SELF_TEST_ROLE",
+    "Artifact",
+    "ArtifactError",
+    "Deviation",
+    "FileEntry",
+    "Manifest",
+    "ManifestError",
+    "NewFile",
+    "SelfTest",
+    "TensorSpec",
+    "Tolerance",
+    "load_self_test",
+    "open_artifact",
+    "rewrite_manifest",
+    "write_artifact",
+]
