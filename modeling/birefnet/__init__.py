@@ -1,0 +1,1 @@
+"""BiRefNet: two-scale Swin encoder, deformable-convolution decoder, inward and outward reference."""
