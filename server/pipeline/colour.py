@@ -1,0 +1,110 @@
+"""Whatever a file stores becomes 8-bit RGB and, where it has transparency, 8-bit alpha.
+
+RGB stays as it is, with its ICC profile: the network's published preprocessing does not manage colour either. Grey and
+CMYK with a profile of their own are converted to sRGB, because their profile would be wrong on an RGB answer.
+"""
+
+import io
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, TiffImagePlugin
+
+from server.errors import NotAnImageError
+from server.pipeline.header import DECODER_FAILURES
+
+_DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N")
+_GREY = ("1", "L", "LA", "La")
+_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+_PLAIN = (*_GREY, *_ALPHA, "P", "RGB", "RGBX", "CMYK", "YCbCr")
+_PNG_GREY_STEP = {"L;2": 85, "L;4": 17}
+_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
+
+
+@dataclass(frozen=True, slots=True)
+class Colours:
+    """Pixels as Pillow images of one size: RGB, and L or None; the profile describes `rgb` and is None for sRGB."""
+
+    rgb: Image.Image
+    alpha: Image.Image | None
+    icc_profile: bytes | None
+
+
+def to_rgb(image: Image.Image) -> Colours:
+    """Convert a loaded image of any supported mode.
+
+    Raises:
+        NotAnImageError: Its samples are of a kind that has no agreed meaning as a colour (floating point, 32-bit).
+    """
+    if image.mode in _DEEP_GREY:
+        image, alpha = _from_deep_grey(image)
+    elif image.mode == "LAB":
+        return Colours(_converted(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))), None, None)
+    elif image.mode in _PLAIN:
+        alpha = _alpha(image)
+    else:
+        raise NotAnImageError(f"expected 8 or 16 bits per channel, found samples of the kind {image.mode!r}")
+    profile = _profile(image)
+    if profile is not None:
+        space = profile.profile.xcolor_space.strip()
+        if space == "RGB" and image.mode not in (*_GREY, "CMYK"):
+            return Colours(image.convert("RGB"), alpha, image.info["icc_profile"])
+        if space == "GRAY" and image.mode in _GREY:
+            return Colours(_converted(image.convert("L"), profile), alpha, None)
+        if space == "CMYK" and image.mode == "CMYK":
+            return Colours(_converted(image, profile), alpha, None)
+    return Colours(image.convert("RGB"), alpha, None)
+
+
+def _from_deep_grey(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """16-bit grey by rounding to 8 bits, where Pillow's own conversion clips at 255 and so turns white."""
+    levels: NDArray[np.uint16] = np.asarray(image).astype(np.uint16, copy=False)
+    highest = 65535
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        highest = (1 << image.tag_v2.get(_TIFF_BITS, (16,))[0]) - 1
+        if image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds at 8 bits only
+            levels = (highest - levels).astype(np.uint16)
+    grey = Image.fromarray(cv2.convertScaleAbs(levels, alpha=255 / highest).reshape(levels.shape))
+    grey.info = dict(image.info)
+    key = grey.info.pop("transparency", None)
+    alpha = None if key is None else Image.fromarray(np.where(levels == key, 0, 255).astype(np.uint8))
+    return grey, alpha
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    if not image.has_transparency_data:
+        return None
+    key = image.info.get("transparency")
+    if image.mode == "L" and isinstance(key, int):
+        # The key counts in the file's own levels, which the decoder has stretched to 8 bits.
+        step = _PNG_GREY_STEP.get(str(image.info.get("stored_as")), 1)
+        return image.point([0 if level == key * step else 255 for level in range(256)])
+    return image.convert("RGBA").getchannel("A")
+
+
+def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
+    data = image.info.get("icc_profile")
+    if not data:
+        return None
+    try:
+        return ImageCms.ImageCmsProfile(io.BytesIO(data))
+    except (ImageCms.PyCMSError, *DECODER_FAILURES):
+        return None  # a damaged profile is neither used nor passed on
+
+
+def _converted(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
+    try:
+        transform = ImageCms.buildTransform(
+            source,
+            ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
+            image.mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        converted = ImageCms.applyTransform(image, transform)
+    except (ImageCms.PyCMSError, *DECODER_FAILURES):
+        converted = None  # a profile that claims more than it holds
+    return image.convert("RGB") if converted is None else converted

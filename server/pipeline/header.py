@@ -1,0 +1,123 @@
+"""What an image says of itself before a pixel of it is decoded: the place where limits are enforced."""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+from PIL import (  # noqa: F401 - the plugins register themselves; else Pillow would import all of its forty on demand
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from server.errors import BodyTooLargeError, CorruptImageError, EmptyBodyError, ImageTooLargeError
+from server.pipeline.formats import sniff
+
+# Ours is checked first, is settable, and is an error of the request; Pillow's is a warning, then another exception.
+Image.MAX_IMAGE_PIXELS = None
+# The pool already has a thread per core; a decoder with its own would oversubscribe them.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+DECODER_FAILURES = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow's plugins raise on damaged files; not MemoryError, which is ours and not the client's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """How large an upload may be."""
+
+    max_bytes: int
+    max_pixels: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """Format by Pillow's name, and size as stored: (height, width) before any EXIF orientation."""
+
+    format: str
+    size: tuple[int, int]
+
+    @property
+    def megapixels(self) -> float:
+        return self.size[0] * self.size[1] / 1e6
+
+
+def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
+    """Check an upload against the limits by its header; allocates no pixels and takes well under a millisecond.
+
+    Raises:
+        EmptyBodyError: There are no bytes.
+        BodyTooLargeError: There are too many.
+        NotAnImageError: They are no image format that is read here.
+        CorruptImageError: The header is damaged.
+        ImageTooLargeError: The header promises too many pixels.
+    """
+    if not data:
+        raise EmptyBodyError("expected the bytes of an image, found 0 bytes")
+    if len(data) > limits.max_bytes:
+        raise BodyTooLargeError(f"expected at most {limits.max_bytes} bytes, found {len(data)}")
+    file_format = sniff(data)
+    width, height = _webp_size(data) if file_format == "WEBP" else _size(data, file_format)
+    if width < 1 or height < 1:
+        raise CorruptImageError(f"expected a {file_format} image of at least 1×1 pixels, found {width}×{height}")
+    if width * height > limits.max_pixels:
+        raise ImageTooLargeError(
+            f"expected at most {limits.max_pixels / 1e6:g} megapixels, "
+            f"found {width}×{height} = {width * height / 1e6:.1f} megapixels"
+        )
+    return ImageHeader(file_format, (height, width))
+
+
+def open_image(data: bytes, file_format: str) -> ImageFile.ImageFile:
+    """Open an image with Pillow, without its pixels.
+
+    Raises:
+        CorruptImageError: The header is damaged.
+    """
+    try:
+        return Image.open(io.BytesIO(data), formats=(file_format,))
+    except DECODER_FAILURES as error:
+        raise CorruptImageError(
+            f"expected a whole {file_format} image, found one whose header cannot be read ({len(data)} bytes)"
+        ) from error
+
+
+def _size(data: bytes, file_format: str) -> tuple[int, int]:
+    with open_image(data, file_format) as image:
+        return image.size
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height from the first chunk (RFC 9649): Pillow's plugin allocates two canvases just to open a file."""
+    kind, payload = data[12:16], data[20:30]
+    if len(payload) == 10:
+        if kind == b"VP8X":
+            return 1 + int.from_bytes(payload[4:7], "little"), 1 + int.from_bytes(payload[7:10], "little")
+        if kind == b"VP8L" and payload[0] == 0x2F:
+            bits = int.from_bytes(payload[1:5], "little")
+            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        if kind == b"VP8 " and payload[3:6] == b"\x9d\x01\x2a":
+            width, height = struct.unpack("<HH", payload[6:10])
+            return width & 0x3FFF, height & 0x3FFF
+    raise CorruptImageError(f"expected a whole WEBP image, found one whose header cannot be read ({len(data)} bytes)")
