@@ -1,10 +1,11 @@
 """The port between the engine and whatever runs a network. A backend's author need know nothing else.
 
-Rules of this module: no runtime, no asyncio, no transport. A backend is used from one thread only, the device thread
-that owns it, so it needs no locks.
+Rules of this module: no runtime, no asyncio, no transport. A backend is made and used in one thread only, the device
+thread that owns it, so it needs no locks. It holds nothing between batches that depends on what was in them.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -31,16 +32,35 @@ class OutOfMemoryFault(BackendFault):
     """The batch did not fit in device memory; a smaller one may."""
 
 
+@dataclass(frozen=True, slots=True)
+class Device:
+    """How a backend's device is best fed.
+
+    Attributes:
+        name: What it is, as metrics and `/models` show it: `ort-cpu`, `ort-cuda:0`, `fake`.
+        max_batch: Largest batch worth forming where the operator does not say: on a CPU a batch saves nothing, and
+            costs memory and latency.
+        look_ahead: Batches that may be bound while one runs, so that the device never waits for the event loop.
+    """
+
+    name: str
+    max_batch: int
+    look_ahead: int
+
+
 class Backend(Protocol):
     """Runs artifacts on one device."""
 
     @property
-    def name(self) -> str:
-        """What it is, as metrics and `/models` show it: `ort-cpu`, `ort-cuda:0`, `fake`."""
+    def device(self) -> Device:
+        """What it runs on; does not change."""
         ...
 
-    def load(self, artifact_id: str, artifact: Artifact) -> None:
-        """Make an artifact runnable under an id of the caller's.
+    def load(self, artifact_id: str, artifact: Artifact) -> str:
+        """Make an artifact runnable under an id of the caller's; an id that is loaded already is replaced.
+
+        Returns:
+            The precision it runs at (`fp32`, `fp16`): which of the manifest's self-test tolerances judges it.
 
         Raises:
             BackendFault: The artifact cannot be loaded on this device; the message says why.

@@ -1,0 +1,251 @@
+"""The asyncio side of the engine: life cycle, models, and `submit`."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import numpy as np
+
+from artifact import Artifact, Manifest
+from server.backends.base import Backend, Device
+from server.engine.dispatch import Dispatcher, Worker
+from server.engine.items import EngineLimits, Item, Outcome
+from server.engine.warmup import Warm, warm_up
+from server.engine.worker import DeviceThread
+from server.errors import DeadlineExceededError, DeviceLostError, DrainingError, NotReadyError, UnknownModelError
+from server.observability.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+_CLOSE_S = 10.0  # for a device to finish its batch and free what it holds
+
+
+class Engine:
+    """One queue in front of one or several devices.
+
+    All methods belong to one event loop, which never waits behind inference. `ready` and `live` are for the probes.
+    """
+
+    def __init__(
+        self,
+        make_backends: Sequence[Callable[[], Backend]],
+        limits: EngineLimits,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare, without touching a device.
+
+        Args:
+            make_backends: One per device; each is called in the thread that will own what it returns.
+            limits: How the devices may be used.
+            metrics: Where everything is counted.
+            clock: Monotonic seconds, the scale of `Item.deadline`; must be safe to call from any thread.
+        """
+        if not make_backends:
+            raise ValueError("make_backends: expected at least one device, found none")
+        self._make_backends = tuple(make_backends)
+        self._limits = limits
+        self._metrics = metrics
+        self._clock = clock
+        self._dispatcher = Dispatcher(limits, metrics, clock)
+        self._manifests: dict[str, Manifest] = {}
+        self._labels: dict[str, dict[str, str]] = {}
+        self._unready: str | None = "the engine has not been started"
+        self._draining = False
+
+    @property
+    def unready_reason(self) -> str | None:
+        """Why `ready` is False, for people; None when it is True."""
+        if self._dispatcher.lost is not None:
+            return f"the device is lost: {self._dispatcher.lost}"
+        return "the engine is draining" if self._draining else self._unready
+
+    @property
+    def ready(self) -> bool:
+        """Every model of `start` is warm and proved, no device is lost, and new items are accepted."""
+        return self.unready_reason is None
+
+    @property
+    def live(self) -> bool:
+        """False once a device is lost: only a new process cures that."""
+        return self._dispatcher.lost is None
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices, from `start` on."""
+        return tuple(worker.device for worker in self._dispatcher.workers)
+
+    @property
+    def precisions(self) -> Mapping[str, str]:
+        """The precision each served artifact runs at, by artifact id."""
+        workers = self._dispatcher.workers
+        return {name: workers[0].warm[name].precision for name in self._manifests} if workers else {}
+
+    async def start(self, models: Mapping[str, Artifact]) -> None:
+        """Open the devices, warm every model and prove its answers; ready after that.
+
+        Whatever it raises is also the `unready_reason`.
+
+        Raises:
+            BackendFault: A device cannot be opened, or an artifact not be run on it.
+            ArtifactError: An artifact has no self-test, or one that does not fit.
+            SelfTestFailedError: A device gives other answers than the artifact promises; the message has the figures.
+        """
+        self._unready = "the models are warming up"
+        try:
+            await self._open_devices()
+            for artifact_id, artifact in models.items():
+                await self.load(artifact_id, artifact)
+        except Exception as error:
+            self._unready = f"start failed: {error}"
+            raise
+        self._unready = None
+
+    async def load(self, artifact_id: str, artifact: Artifact) -> None:
+        """Load, warm and prove one more artifact on every device; items for it are accepted after that.
+
+        Raises:
+            BackendFault, ArtifactError, SelfTestFailedError: As `start`; the artifact is not served then, and
+                everything else goes on as before.
+        """
+        workers = self._dispatcher.workers
+        if not workers or artifact_id in self._manifests:
+            raise ValueError(f"artifact {artifact_id}: expected a started engine and a new id")
+        results = await asyncio.gather(
+            *(self._warm(worker, artifact_id, artifact) for worker in workers), return_exceptions=True
+        )
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            self._unload(artifact_id)
+            raise failures[0]
+        self._dispatcher.allow(artifact_id, min(worker.warm[artifact_id].max_batch for worker in workers))
+        self._manifests[artifact_id] = artifact.manifest
+        self._publish(artifact_id, artifact, workers[0])
+
+    async def unload(self, artifact_id: str) -> None:
+        """Stop serving an artifact; what waits for it is answered first."""
+        self._manifests.pop(artifact_id, None)
+        await self._dispatcher.settled(artifact_id)
+        self._unload(artifact_id)
+        if (labels := self._labels.pop(artifact_id, None)) is not None:
+            self._metrics.model_removed(labels)
+
+    async def submit(self, item: Item) -> Outcome:
+        """Run one item and wait for its answer. Cancelling the caller's task cancels the item.
+
+        Raises:
+            NotReadyError: The models are still warming up.
+            DrainingError: `drain` was called.
+            UnknownModelError: No such artifact is served.
+            DeadlineExceededError: The deadline has passed; at the latest then, wherever the item is.
+            InferenceError: The device failed on this item.
+            DeviceLostError: The device failed for good.
+        """
+        self._check(item)
+        entry, member = self._dispatcher.add(item)
+        timer = None
+        if item.deadline is not None:
+            remaining = max(0.0, item.deadline - self._clock())
+            timer = asyncio.get_running_loop().call_later(remaining, self._dispatcher.expire, member)
+        try:
+            return await entry.answer
+        except asyncio.CancelledError:
+            self._dispatcher.cancel(member)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def drain(self) -> None:
+        """Refuse new items and wait until all that were accepted are answered."""
+        self._draining = True
+        await self._dispatcher.settled()
+
+    async def close(self) -> None:
+        """End the device threads. What still waits is answered with `DrainingError`."""
+        self._draining = True
+        self._dispatcher.fail_all(DrainingError("the server is shutting down"))
+        workers = self._dispatcher.workers
+        for worker in workers:
+            worker.thread.stop()
+        joins: list[Awaitable[bool]] = [asyncio.to_thread(worker.thread.join, _CLOSE_S) for worker in workers]
+        for worker, ended in zip(workers, await asyncio.gather(*joins), strict=True):
+            if not ended:
+                _log.error("%s still runs a batch after %g s; it is left behind", worker.device.name, _CLOSE_S)
+
+    async def _open_devices(self) -> None:
+        threads = [
+            DeviceThread(make_backend, name=f"device-{index}") for index, make_backend in enumerate(self._make_backends)
+        ]
+        backends = [thread.start() for thread in threads]
+        for thread, made in zip(threads, backends, strict=True):
+            backend = await asyncio.wrap_future(made)
+            self._dispatcher.workers.append(Worker(thread, backend.device))
+        self._metrics.device.capacity = len(threads)
+
+    async def _warm(self, worker: Worker, artifact_id: str, artifact: Artifact) -> None:
+        most = self._limits.max_batch if self._limits.max_batch is not None else worker.device.max_batch
+        most = min(most, artifact.manifest.max_batch)
+
+        def job(backend: Backend) -> Warm:
+            return warm_up(backend, artifact_id, artifact, most)
+
+        worker.loading += 1
+        try:
+            worker.warm[artifact_id] = warm = await asyncio.wrap_future(worker.thread.post(job))
+        finally:
+            worker.loading -= 1
+        self._metrics.device.assume(warm.item_s)
+
+    def _unload(self, artifact_id: str) -> None:
+        self._dispatcher.forget(artifact_id)
+        for worker in self._dispatcher.workers:
+            worker.warm.pop(artifact_id, None)
+            worker.thread.post(lambda backend: backend.unload(artifact_id))
+
+    def _publish(self, artifact_id: str, artifact: Artifact, worker: Worker) -> None:
+        manifest = artifact.manifest
+        labels = {
+            "model": manifest.name,
+            "kind": manifest.kind,
+            "backbone": manifest.backbone,
+            "size": "x".join(map(str, manifest.input_size)),
+            "precision": worker.warm[artifact_id].precision,
+            "device": worker.device.name,
+            "sha256": artifact.sha256,
+        }
+        self._labels[artifact_id] = labels
+        self._metrics.model_served(labels)
+
+    def _check(self, item: Item) -> None:
+        if not self.live:
+            raise DeviceLostError(self.unready_reason or "")
+        if self._draining:
+            raise DrainingError("the server is shutting down")
+        if self._unready is not None:
+            raise NotReadyError(self._unready)
+        manifest = self._manifests.get(item.artifact_id)
+        if manifest is None:
+            raise UnknownModelError(f"no artifact {item.artifact_id} is served")
+        if item.deadline is not None and item.deadline <= self._clock():
+            self._metrics.dropped.labels("expired").inc()
+            raise DeadlineExceededError("the deadline passed before the image was ready for the network")
+        _check_arrays(item, manifest)
+
+
+def _check_arrays(item: Item, manifest: Manifest) -> None:
+    """An item that does not fit the graph would fail the whole batch it is stacked into."""
+    wanted = {spec.name: spec for spec in manifest.inputs}
+    if item.arrays.keys() != wanted.keys():
+        raise ValueError(f"This is a bug: expected the inputs {sorted(wanted)}, found {sorted(item.arrays)}")
+    for name, spec in wanted.items():
+        array = item.arrays[name]
+        shape = spec.shape[1:]
+        fits = len(shape) == array.ndim and all(
+            isinstance(axis, str) or axis == length for axis, length in zip(shape, array.shape, strict=True)
+        )
+        if not fits or array.dtype != np.dtype(spec.dtype):
+            raise ValueError(
+                f"This is a bug: expected `{name}` {spec.dtype} {list(shape)}, found {array.dtype} {list(array.shape)}"
+            )

@@ -1,0 +1,121 @@
+"""One thread that owns one device, and what it does with a batch.
+
+Rules of this module: no asyncio. The backend is made, used and closed in this thread and nowhere else. Arrays are
+stacked and copied here, not in the event loop. A job that has not begun can be taken back (`Future.cancel`), so a batch
+bound ahead is still open to newcomers until the device takes it.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.backends.base import Arrays, Backend, BackendFault, OutOfMemoryFault
+from server.observability.station import Station
+
+T = TypeVar("T")
+
+
+class DeviceThread:
+    """Runs jobs on a backend, one after the other, in its own thread.
+
+    A daemon, so that a hung device cannot keep the process from exiting.
+    """
+
+    def __init__(self, make_backend: Callable[[], Backend], name: str) -> None:
+        self._jobs: SimpleQueue[_Job[object] | None] = SimpleQueue()
+        self._made: Future[Backend] = Future()
+        self._thread = threading.Thread(target=self._run, args=(make_backend,), name=name, daemon=True)
+
+    def start(self) -> Future[Backend]:
+        """Start the thread and make the backend in it; the future carries what that raised."""
+        self._thread.start()
+        return self._made
+
+    def post(self, work: Callable[[Backend], T]) -> Future[T]:
+        """Let the thread do something with its backend. Cancelling the future before it begins takes the job back."""
+        job = _Job(work)
+        self._jobs.put(job)  # type: ignore[arg-type]  # a job is used at its own type only
+        return job.future
+
+    def stop(self) -> None:
+        """End the thread after the jobs posted so far; the backend is closed last. Returns at once."""
+        self._jobs.put(None)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread to end. False when it still runs: its device hangs."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self, make_backend: Callable[[], Backend]) -> None:
+        try:
+            backend = make_backend()
+        except BaseException as error:  # noqa: BLE001 - part of the outermost loop below: the caller must learn of it
+            self._made.set_exception(error)
+            return
+        self._made.set_result(backend)
+        while (job := self._jobs.get()) is not None:
+            job.run(backend)
+            del job  # or its arrays would live until the next one comes
+        backend.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job(Generic[T]):
+    work: Callable[[Backend], T]
+    future: "Future[T]" = field(default_factory=Future)
+
+    def run(self, backend: Backend) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self.work(backend)
+        except BaseException as error:  # noqa: BLE001 - outermost loop of the device thread: it must outlive every job
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a batch gave.
+
+    Attributes:
+        outputs: One mapping per item that was run, without the batch axis, in the order of the items.
+        started: Monotonic seconds at which the device took the batch.
+        inference_s: Seconds on the device.
+    """
+
+    outputs: Sequence[Mapping[str, NDArray[np.generic]]]
+    started: float
+    inference_s: float
+
+
+def run_items(
+    backend: Backend, artifact_id: str, items: Sequence[Arrays], station: Station, clock: Callable[[], float]
+) -> Answers:
+    """Stack items, run them as one batch and take the answer apart. In the device thread.
+
+    Raises:
+        BackendFault: The batch failed, or the backend's answer does not have one row per item.
+    """
+    started = clock()
+    with station.work(len(items)):
+        try:
+            stacked = {name: np.stack([item[name] for item in items]) for name in items[0]}
+        except MemoryError as error:
+            raise OutOfMemoryFault(f"no memory to stack {len(items)} items") from error
+        before = clock()
+        outputs = backend.run(artifact_id, stacked)
+        inference_s = clock() - before
+    for name, array in outputs.items():
+        if array.shape[:1] != (len(items),):
+            raise BackendFault(f"output `{name}`: expected {len(items)} rows, found the shape {array.shape}")
+    # Copies, not views: an answer that lives on must not keep the whole batch in memory.
+    split = [{name: array[row].copy() for name, array in outputs.items()} for row in range(len(items))]
+    return Answers(split, started, inference_s)

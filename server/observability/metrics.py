@@ -1,0 +1,166 @@
+"""Names of all metrics in one place, and the one object that holds them.
+
+Every `Metrics` has its own registry, so several servers fit into one process. Durations are seconds. A share of busy
+time is `rate(birefnet_busy_seconds_total[1m]) / birefnet_workers`; `birefnet_busy_share` says the same for people
+without Prometheus.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from server.observability.station import Station
+
+REFUSALS = ("requests", "megapixels", "deadline", "draining", "not_ready")
+DROPS = ("expired", "cancelled")
+FAULTS = ("item", "batch", "out_of_memory", "fatal")
+
+# From a cached thumbnail to the longest request the server accepts (600 s).
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """Everything the server counts and times.
+
+    Attributes:
+        requests: `transport` (rest, grpc), `outcome` (ok, or the error's public code).
+        refusals: Turned away at the door, by `reason` (`REFUSALS`); every refusal is counted exactly once.
+        dropped: Accepted, then dropped before they cost device time, by `reason` (`DROPS`).
+        faults: Failures of the device by `kind` (`FAULTS`).
+        stage_seconds: Time of one request in each `stage` (decode, queue, infer, encode, …).
+        host: The pool of threads that decode and encode.
+        device: The devices that run networks.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        # Process-wide: one more series per series, which nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.host = Station(clock=clock)
+        self.device = Station(clock=clock)
+        self._queue_depth: Callable[[], int] = lambda: 0
+
+        def counter(name: str, text: str, label: str, values: tuple[str, ...]) -> Counter:
+            made = Counter(name, text, [label], registry=self.registry)
+            for value in values:  # a series must exist before its first event, or `rate` misses that event
+                made.labels(value)
+            return made
+
+        self.requests = Counter(
+            "birefnet_requests", "Requests answered.", ["transport", "outcome"], registry=self.registry
+        )
+        self.refusals = counter("birefnet_refusals", "Requests refused at the door.", "reason", REFUSALS)
+        self.dropped = counter("birefnet_dropped", "Items dropped before they cost device time.", "reason", DROPS)
+        self.faults = counter("birefnet_faults", "Failures of the device.", "kind", FAULTS)
+        self.stage_seconds = Histogram(
+            "birefnet_stage_seconds",
+            "Time of a request in a stage.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.queue_wait_seconds = Histogram(
+            "birefnet_queue_wait_seconds", "Time of an item in the queue.", buckets=_SECONDS, registry=self.registry
+        )
+        self.inference_seconds = Histogram(
+            "birefnet_inference_seconds", "Time of a batch on the device.", buckets=_SECONDS, registry=self.registry
+        )
+        self.batch_size = Histogram(
+            "birefnet_batch_size", "Items that ran together.", buckets=_BATCH_SIZES, registry=self.registry
+        )
+        self._models = Gauge(
+            "birefnet_model_info",
+            "A model that is served; always 1.",
+            ["model", "kind", "backbone", "size", "precision", "device", "sha256"],
+            registry=self.registry,
+        )
+        self.registry.register(_Stations(self))
+        ProcessCollector(registry=self.registry)
+
+    @property
+    def pressure(self) -> float:
+        """Seconds of work inside ÷ capacity, of the fuller of host and device: the autoscaling signal."""
+        return max(self.host.backlog_s, self.device.backlog_s)
+
+    def watch_queue(self, depth: Callable[[], int]) -> None:
+        """Say where the number of waiting items is read at each scrape."""
+        self._queue_depth = depth
+
+    @property
+    def queue_depth(self) -> int:
+        """Items that wait for a device now."""
+        return self._queue_depth()
+
+    def build_info(self, backends: Mapping[str, str]) -> None:
+        """Publish versions: of this package, of Python, and of what the backends run on (name to version)."""
+        labels = {"version": package_version(), "python": platform.python_version(), **backends}
+        Gauge("birefnet_build_info", "Versions; always 1.", list(labels), registry=self.registry).labels(**labels).set(
+            1
+        )
+
+    def model_served(self, labels: Mapping[str, str]) -> None:
+        """Publish a model: model, kind, backbone, size, precision, device, sha256."""
+        self._models.labels(**labels).set(1)
+
+    def model_removed(self, labels: Mapping[str, str]) -> None:
+        """Take back what `model_served` published."""
+        self._models.remove_by_labels(dict(labels))
+
+    def render(self) -> tuple[bytes, str]:
+        """The body of `/metrics` and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+def package_version() -> str:
+    """Version of the installed distribution."""
+    try:
+        return version("birefnet-server")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class _Stations(Collector):
+    """Reads queue and stations at the moment of the scrape, so that they cost nothing in between."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        metrics = self._metrics
+        stations = {"host": metrics.host, "device": metrics.device}
+        yield GaugeMetricFamily("birefnet_queue_depth", "Items that wait for a device.", metrics.queue_depth)
+        yield GaugeMetricFamily(
+            "birefnet_pressure", "Seconds of work inside / capacity, the larger of host and device.", metrics.pressure
+        )
+        busy = CounterMetricFamily(
+            "birefnet_busy_seconds", "Seconds of work done, summed over workers.", labels=["part"]
+        )
+        gauges: dict[str, tuple[str, Callable[[Station], float]]] = {
+            "birefnet_workers": ("Tasks that can run at once.", lambda station: float(station.capacity)),
+            "birefnet_busy_share": ("Share of capacity used lately.", lambda station: station.busy_share),
+            "birefnet_backlog_seconds": ("Seconds of work inside / capacity.", lambda station: station.backlog_s),
+        }
+        for part, station in stations.items():
+            busy.add_metric([part], station.busy_s)
+        yield busy
+        for name, (text, value) in gauges.items():
+            family = GaugeMetricFamily(name, text, labels=["part"])
+            for part, station in stations.items():
+                family.add_metric([part], value(station))
+            yield family
