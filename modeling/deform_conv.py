@@ -1,13 +1,22 @@
 """Modulated deformable convolution (DCNv2, Zhu et al. 2019) in plain torch, with torchvision's semantics."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-# Samples held at once: all taps of a 7x7 kernel over a big map would be the stock kernels' giant im2col buffer.
-COLUMN_BUDGET = 1 << 24
+from modeling.bilinear_gather import bilinear_gather
+
+# Floats sampled at once: all taps of a 7x7 kernel over a big map would be the stock kernels' giant im2col buffer, and
+# 16 MB stay below the size from which an allocator asks the system for fresh pages each time.
+CHUNK_FLOATS = 1 << 22
+# Samples a call may keep for its backward pass (256 MB); beyond, it samples again instead.
+SAVED_FLOATS = 1 << 26
+
+Pair = tuple[int, int]
 
 
 class DeformConvOperator(Protocol):
@@ -21,9 +30,9 @@ class DeformConvOperator(Protocol):
         weight: Tensor,
         bias: Tensor | None = None,
         *,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
     ) -> Tensor:
         """See `deform_conv2d`."""
 
@@ -35,16 +44,17 @@ def deform_conv2d(  # noqa: PLR0913  a tensor operator
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
 ) -> Tensor:
     """Convolve `x` with taps that are moved by `offset` and weighed by `mask`; differentiable in every tensor.
 
     The sample of tap t = i * kw + j at output (y, x) lies at (y * stride - padding + i * dilation + offset[2t],
     x * stride - padding + j * dilation + offset[2t + 1]) and is read bilinearly; each of its four neighbours counts as
     zero where it lies outside the map. Coordinates are fp32 (or fp64) whatever the type of the features, because half
-    precision cannot hold a fraction of a pixel far from the origin.
+    precision cannot hold a fraction of a pixel far from the origin. Memory beyond the operands and the result is
+    bounded by `CHUNK_FLOATS` and, where a backward pass is to follow, `SAVED_FLOATS`.
 
     Args:
         x: (B, C, H, W) features.
@@ -62,46 +72,50 @@ def deform_conv2d(  # noqa: PLR0913  a tensor operator
     Raises:
         ValueError: Shapes do not fit each other.
     """
-    out_height, out_width = _check_shapes(x, offset, mask, weight, (stride, padding, dilation))
+    height, width = _check_shapes(x, offset, mask, weight, (stride, padding, dilation))
     batch, channels = x.shape[:2]
-    out_channels, _, kernel_height, kernel_width = weight.shape
-    taps = kernel_height * kernel_width
-    rows, columns = _tap_positions(offset, (kernel_height, kernel_width), stride, padding, dilation)
-    # grid_sample's own normalised coordinates, align_corners=False: defined for maps of one pixel too.
-    grid = torch.stack(
-        ((2.0 * columns + 1.0) / x.shape[3] - 1.0, (2.0 * rows + 1.0) / x.shape[2] - 1.0), dim=-1
-    )  # (B, K, H', W', 2)
-    features = x.to(grid.dtype)
-    matrix = weight.reshape(out_channels, channels, taps)
-    step = max(1, COLUMN_BUDGET // max(1, batch * channels * out_height * out_width))
-    total = x.new_zeros((), dtype=grid.dtype)
-    for first in range(0, taps, step):
-        last = min(first + step, taps)
-        sampled = F.grid_sample(
-            features,
-            grid[:, first:last].reshape(batch, (last - first) * out_height, out_width, 2),
-            mode="bilinear",
-            padding_mode="zeros",
-            align_corners=False,
-        ).reshape(batch, channels, last - first, out_height * out_width)
-        sampled = sampled * mask[:, None, first:last].flatten(3).to(sampled.dtype)
-        part = torch.matmul(
-            matrix[:, :, first:last].reshape(out_channels, -1).to(sampled.dtype),
-            sampled.reshape(batch, -1, out_height * out_width),
-        )
-        total = total + part
+    out_channels, _, *kernel = weight.shape
+    taps = kernel[0] * kernel[1]
+    precise = torch.float64 if x.dtype == torch.float64 else torch.float32
+    origins = tuple(
+        start.to(x.device, precise)
+        for start in _tap_origins((kernel[0], kernel[1]), (height, width), (stride, padding, dilation))
+    )
+    # Rows of zeros around the map stand for everything outside it: one above and left, two below and right.
+    table = F.pad(x.permute(0, 2, 3, 1).to(precise), (0, 0, 1, 2, 1, 2))
+    # (B, H', W', taps, ...): one sample's numbers lie together.
+    moves = offset.to(precise).unflatten(1, (taps, 2)).permute(0, 3, 4, 1, 2)
+    factors = mask.to(precise).permute(0, 2, 3, 1)
+    matrix = weight.permute(0, 2, 3, 1).reshape(out_channels, taps * channels)
+
+    def convolve(images: slice, lines: slice) -> Tensor:
+        rows = origins[0][lines] + moves[images, lines, ..., 0]
+        columns = origins[1] + moves[images, lines, ..., 1]
+        sampled = bilinear_gather(table[images], rows, columns, factors[images, lines])
+        product = torch.matmul(matrix.to(sampled.dtype), sampled.reshape(-1, taps * channels).t())
+        return product.reshape(out_channels, *rows.shape[:3]).transpose(0, 1)
+
+    per_line = width * taps * channels
+    again = torch.is_grad_enabled() and batch * height * per_line > SAVED_FLOATS
+    strips = []
+    for images in _chunks(batch, height * per_line):
+        parts = [
+            checkpoint(convolve, images, lines, use_reentrant=False) if again else convolve(images, lines)
+            for lines in _chunks(height, per_line)
+        ]
+        strips.append(parts[0] if len(parts) == 1 else torch.cat(parts, dim=2))
+    result = strips[0] if len(strips) == 1 else torch.cat(strips)
     if bias is not None:
-        total = total + bias[:, None].to(total.dtype)
-    return total.reshape(batch, out_channels, out_height, out_width).to(x.dtype)
+        result = result + bias[:, None, None].to(result.dtype)
+    return result.to(x.dtype).contiguous()
 
 
-def _check_shapes(
-    x: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    weight: Tensor,
-    geometry: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
-) -> tuple[int, int]:
+def _chunks(count: int, floats_each: int) -> Iterator[slice]:
+    step = max(1, CHUNK_FLOATS // max(1, floats_each))
+    return (slice(first, min(first + step, count)) for first in range(0, count, step))
+
+
+def _check_shapes(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, geometry: tuple[Pair, Pair, Pair]) -> Pair:
     stride, padding, dilation = geometry
     kernel = (weight.shape[2], weight.shape[3])
     taps = kernel[0] * kernel[1]
@@ -119,27 +133,13 @@ def _check_shapes(
     return height, width
 
 
-def _tap_positions(
-    offset: Tensor,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> tuple[Tensor, Tensor]:
-    """Rows and columns, (B, K, H', W') in pixels of the input, that each tap reads at each output position."""
-    batch, _, height, width = offset.shape
-    precise = torch.float64 if offset.dtype == torch.float64 else torch.float32
-    moved = offset.to(precise).reshape(batch, kernel[0] * kernel[1], 2, height, width)
-
-    def start(count: int, axis: int) -> Tensor:
-        return torch.arange(count, dtype=precise, device=offset.device) * stride[axis] - padding[axis]
-
-    def taps(axis: int) -> Tensor:
-        return torch.arange(kernel[axis], dtype=precise, device=offset.device) * dilation[axis]
-
-    rows = taps(0).repeat_interleave(kernel[1]).view(-1, 1, 1) + start(height, 0).view(1, -1, 1)
-    columns = taps(1).repeat(kernel[0]).view(-1, 1, 1) + start(width, 1).view(1, 1, -1)
-    return moved[:, :, 0] + rows, moved[:, :, 1] + columns
+def _tap_origins(kernel: Pair, size: Pair, geometry: tuple[Pair, Pair, Pair]) -> tuple[Tensor, Tensor]:
+    """Where each tap reads without an offset: rows (H', 1, K) and columns (W', K), in pixels of the input."""
+    stride, padding, dilation = geometry
+    taps = torch.arange(kernel[0] * kernel[1])
+    down = (taps // kernel[1] * dilation[0])[None] + (torch.arange(size[0]) * stride[0] - padding[0])[:, None]
+    across = (taps % kernel[1] * dilation[1])[None] + (torch.arange(size[1]) * stride[1] - padding[1])[:, None]
+    return down[:, None], across
 
 
 class DeformableConv2d(nn.Module):
