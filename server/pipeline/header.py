@@ -47,8 +47,8 @@ DECODER_FAILURES = (
 class ImageLimits:
     """How large an upload may be."""
 
-    max_bytes: int
-    max_pixels: int
+    max_bytes: int = 64 << 20
+    max_pixels: int = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)

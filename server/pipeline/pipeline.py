@@ -1,0 +1,159 @@
+"""The life of one request: look at the header, enter, decode, infer, compose, encode, leave."""
+
+import asyncio
+from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine import Engine, Item, Outcome
+from server.engine.admission import Admission
+from server.errors import DeadlineExceededError
+from server.observability.metrics import Metrics
+from server.pipeline.encode import MEDIA_TYPES, Compression, check_combination, check_size
+from server.pipeline.header import ImageHeader, ImageLimits, read_header
+from server.pipeline.models import Model, Models
+from server.pipeline.pool import HostPool
+from server.pipeline.request import SegmentOptions, SegmentRequest, SegmentResult
+from server.pipeline.stages import Prepared, answer, prepare
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineLimits:
+    """What a request may ask for, and how it is answered.
+
+    Attributes:
+        image: Largest upload.
+        timeout_s: Of requests that do not say.
+        max_timeout_s: Longer ones are cut to it.
+        compression: Of the answers.
+        scaled_decode: Decode large JPEGs at a reduced scale for mattes.
+    """
+
+    image: ImageLimits = field(default_factory=ImageLimits)
+    timeout_s: float = 300.0
+    max_timeout_s: float = 600.0
+    compression: Compression = field(default_factory=Compression)
+    scaled_decode: bool = False
+
+
+class Pipeline:
+    """Answers requests. Both transports, and the command line, hand theirs to the same one."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        admission: Admission,
+        models: Models,
+        pool: HostPool,
+        metrics: Metrics,
+        limits: PipelineLimits,
+    ) -> None:
+        self.models = models
+        self.limits = limits
+        self._engine = engine
+        self._admission = admission
+        self._pool = pool
+        self._metrics = metrics
+        self._clock = pool.clock
+
+    async def segment(self, request: SegmentRequest) -> SegmentResult:
+        """Answer one request. Cancelling the caller's task drops the work, wherever it is.
+
+        The upload is let go of once it is decoded, if the caller holds no reference of its own to `request`.
+
+        Raises:
+            RequestError: The request cannot be served as it is; nothing was queued for it.
+            CapacityError: The server cannot take it now.
+            DeadlineExceededError: Its deadline has passed, or cannot be met.
+            InferenceError: The device failed.
+        """
+        arrived = self._clock()
+        options, image = request.options, request.image
+        del request
+        check_combination(options.output, options.format)
+        model = self.models.find(options.model)
+        timeout_s = self.limits.timeout_s if options.timeout_s is None else options.timeout_s
+        deadline = arrived + min(timeout_s, self.limits.max_timeout_s)
+        header = await self._pool.glance(partial(read_header, image, self.limits.image))
+        check_size(header.size, options.format)
+        with self._admission.enter(header.megapixels, options.priority, deadline):
+            call = _Call(options, model, header, deadline, image)
+            del image
+            return await self._serve(call)
+
+    async def _serve(self, call: "_Call") -> SegmentResult:
+        prepared = await self._prepare(call)
+        outcome = await self._infer(call, prepared)
+        size = prepared.size
+        coarse = cast("NDArray[np.float32]", outcome.arrays[call.model.manifest.outputs[0].name])
+        work = partial(answer, prepared, coarse, call.options, self.limits.compression)
+        del prepared
+        encoded = await self._pool.run(work, call.deadline)
+        call.spend("queue", encoded.waited_s)
+        call.spend("encode", encoded.worked_s)
+        for stage, seconds in call.stage_s.items():
+            self._metrics.stage_seconds.labels(stage).observe(seconds)
+        media_type = MEDIA_TYPES[call.options.format]
+        return SegmentResult(encoded.result, media_type, size, call.model.name, outcome.batch_size, call.stage_s)
+
+    async def _prepare(self, call: "_Call") -> Prepared:
+        work = partial(
+            prepare,
+            call.take_image(),
+            call.header,
+            call.model.manifest.input_size,
+            call.options.output,
+            scaled_decode=self.limits.scaled_decode,
+        )
+        try:
+            decoded = await self._pool.run(work, call.deadline)
+        except DeadlineExceededError:
+            self._metrics.dropped.labels("expired").inc()
+            raise
+        except asyncio.CancelledError:
+            self._metrics.dropped.labels("cancelled").inc()
+            raise
+        call.spend("decode", decoded.worked_s)
+        call.spend("queue", decoded.waited_s)
+        return decoded.result
+
+    async def _infer(self, call: "_Call", prepared: Prepared) -> Outcome:
+        manifest = call.model.manifest
+        item = Item(
+            artifact_id=call.model.artifact_id,
+            arrays={manifest.inputs[0].name: prepared.canvas},
+            bucket=manifest.input_size,
+            priority=call.options.priority,
+            deadline=call.deadline,
+            megapixels=call.header.megapixels,
+        )
+        outcome = await self._engine.submit(item)
+        call.spend("queue", outcome.queue_s)
+        call.spend("infer", outcome.inference_s)
+        return outcome
+
+
+@dataclass(slots=True)
+class _Call:
+    """One request that has been let in."""
+
+    options: SegmentOptions
+    model: Model
+    header: ImageHeader
+    deadline: float
+    image: bytes | None = field(repr=False)
+    stage_s: dict[str, float] = field(default_factory=dict)
+
+    def take_image(self) -> bytes:
+        """The upload, which the call then holds no longer."""
+        image, self.image = self.image, None
+        if image is None:
+            raise RuntimeError("This is a bug: the upload was taken twice")
+        return image
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Count time under a stage; `queue` is the sum of all lines it stood in."""
+        self.stage_s[stage] = self.stage_s.get(stage, 0.0) + seconds

@@ -1,0 +1,83 @@
+"""What happens to pixels on the host, before the network and after it.
+
+Rules of this module: plain functions that run in a thread of the pool; whatever is not needed any more is let go of as
+early as possible, because these few arrays are most of the memory of the process.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matting.composition import composite, cutout, to_uint8, with_input_alpha
+from matting.geometry import fit, restore
+from server.pipeline.decode import Metadata, decode
+from server.pipeline.encode import Compression, encode
+from server.pipeline.header import ImageHeader
+from server.pipeline.request import Output, SegmentOptions
+
+_SCALED_DECODE_FACTOR = 2
+"""A reduced decode must still be this many times the working size; see `tests/parity/test_scaled_decode.py`."""
+
+
+@dataclass(slots=True)
+class Prepared:
+    """An image, ready for the network, and what its answer will need.
+
+    Attributes:
+        canvas: (h, w, 3) uint8 RGB at the working size.
+        rgb: (H, W, 3) uint8 at image size; None where the answer needs no colours.
+        alpha: (H, W) uint8 that the image came with, or None.
+        size: (H, W) of the image, upright.
+        metadata: For the answer.
+    """
+
+    canvas: NDArray[np.uint8]
+    rgb: NDArray[np.uint8] | None
+    alpha: NDArray[np.uint8] | None
+    size: tuple[int, int]
+    metadata: Metadata
+
+
+def prepare(
+    data: bytes, header: ImageHeader, working_size: tuple[int, int], output: Output, *, scaled_decode: bool
+) -> Prepared:
+    """Decode an upload and squash it to the working size.
+
+    Args:
+        data: The encoded image.
+        header: Of it.
+        working_size: (height, width) that the network sees.
+        output: What the client wants; a matte needs no colours at image size.
+        scaled_decode: Decode large JPEGs at a reduced scale where a matte is all that is wanted.
+
+    Raises:
+        CorruptImageError: The image is truncated or damaged.
+        NotAnImageError: Its samples are of a kind that is not read here.
+    """
+    height, width = (side * _SCALED_DECODE_FACTOR for side in working_size)
+    at_least = (height, width) if scaled_decode and output is Output.MATTE else None
+    decoded = decode(data, header, at_least)
+    canvas = fit(decoded.rgb, working_size)
+    rgb = None if output is Output.MATTE else decoded.rgb
+    return Prepared(canvas, rgb, decoded.alpha, decoded.size, decoded.metadata)
+
+
+def answer(prepared: Prepared, coarse: NDArray[np.float32], options: SegmentOptions, compression: Compression) -> bytes:
+    """Make the answer of the network's: restore, compose, encode. `prepared` gives its pixels away.
+
+    Args:
+        prepared: As `prepare` made it.
+        coarse: (h, w) float32 in [0, 1], at the working size.
+        options: What the client wants.
+        compression: How hard to try.
+    """
+    return encode(_compose(prepared, coarse, options), options.format, prepared.metadata, compression)
+
+
+def _compose(prepared: Prepared, coarse: NDArray[np.float32], options: SegmentOptions) -> NDArray[np.uint8]:
+    alpha = with_input_alpha(restore(coarse, prepared.size), prepared.alpha)
+    rgb, prepared.rgb, prepared.alpha = prepared.rgb, None, None
+    if rgb is None:
+        return to_uint8(alpha)
+    return cutout(rgb, alpha) if options.output is Output.CUTOUT else composite(rgb, alpha, options.background)

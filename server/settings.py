@@ -1,0 +1,318 @@
+"""Everything an operator can set, and the only place that reads the environment.
+
+A setting comes from, in this order: a flag of the command line, an environment variable `BIREFNET_<NAME>`, a key of the
+TOML file that `--config` or `BIREFNET_CONFIG` names, its default. Names that do not exist and combinations that make no
+sense are errors at the start, never guessed at. Each description says what the setting does to a running server; flags,
+help texts and `docs/settings.md` are generated from it.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from server.host import HostLimits
+
+ENV_PREFIX = "BIREFNET_"
+CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+
+# What Kubernetes adds to every container beside a Service called birefnet-something: not ours, and no reason to stop.
+_SERVICE_LINK_NAME = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+_SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
+
+_BYTES_PER_PIXEL_INSIDE = 12  # measured while a cutout is decoded, composed and encoded; waiting ones hold 3 or 4
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class InvalidSettingsError(ValueError):
+    """Settings are unknown, wrong or contradict each other; the message says which, and where they were set."""
+
+
+class Settings(BaseModel):
+    """All settings of one process, checked. `load_settings` makes one from flags, environment and file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Where it listens
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address that both ports listen on. The default is reachable from this machine only; 0.0.0.0 lets "
+        "everyone in who reaches it, which is what a container needs.",
+    )
+    port: Port = Field(
+        8000, description="Port of the REST interface, probes and metrics. 0 takes a free one and logs it."
+    )
+    grpc_port: Port = Field(8001, description="Port of the gRPC interface. 0 takes a free one and logs it.")
+
+    # What it serves
+    model: tuple[str, ...] = Field(
+        (),
+        description="Artifact directories to serve, each as DIR or NAME=DIR; the first is the default of requests "
+        "that name none. Without any, the model in the package is served. Every one costs memory and time until "
+        "ready. In the environment, separate several with commas.",
+    )
+    models_dir: Path | None = Field(
+        None,
+        description="Every artifact directory in this folder is served, under its folder's name. A damaged one stops "
+        "the start: a server that silently lacks a model is worse than one that does not come up.",
+    )
+
+    # What it runs on
+    backend: Literal["ort", "fake"] = Field(
+        "ort",
+        description="What runs the network: ort is ONNX Runtime; fake answers at once without a network, to measure "
+        "everything around it, and must not serve users.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Device of the network. auto takes CUDA where the installed ONNX Runtime has it, else the CPU; "
+        "cuda fails at the start if the GPU cannot be used, so that nobody pays for an idle one.",
+    )
+    allow_cpu: bool = Field(
+        False,
+        description="With device=cuda: go on with the CPU when the GPU cannot be used, some fifty times as slow. The "
+        "log warns.",
+    )
+    threads: Count | None = Field(
+        None,
+        description="Threads that the network may use on the CPU. By default as many as the container's CPU limit and "
+        "affinity allow; more than that makes every request slower.",
+    )
+    max_batch: Count | None = Field(
+        None,
+        description="Most images that share one run of the network. By default what pays on the device: 2 on a CPU. "
+        "More brings throughput on a GPU, and costs memory and latency.",
+    )
+    cpu_workers: Count | None = Field(
+        None,
+        description="Threads that decode, resize and encode. By default as many as the container's CPU limit allows. "
+        "Each may hold about 12 bytes per pixel of the image it works on.",
+    )
+
+    # What it lets in
+    max_requests: Count = Field(
+        64,
+        description="Requests inside at once, from the door to the answer. More are refused with 429 and Retry-After. "
+        "Higher values mean longer waits under load, not more throughput.",
+    )
+    max_megapixels_inside: Amount | None = Field(
+        None,
+        description="Megapixels of all images inside at once, which bounds memory: more are refused with 429 and "
+        "Retry-After. By default what half of the container's memory limit holds, at 12 bytes per pixel.",
+    )
+    max_megapixels: Amount = Field(
+        50.0,
+        description="Megapixels of one image, checked in its header before a pixel is decoded; larger ones are "
+        "refused with 413. Decoding takes about 7 bytes per pixel.",
+    )
+    max_upload_mib: float = Field(
+        64.0,
+        gt=0,
+        le=2047,
+        description="Mebibytes of one upload, and of one gRPC message; larger ones are refused with 413 as soon as "
+        "that is known.",
+    )
+    timeout_s: PositiveSeconds = Field(
+        300.0,
+        description="Seconds a request may take if it does not say itself. After that it is dropped and answered with "
+        "504, even if it is still waiting.",
+    )
+    max_timeout_s: PositiveSeconds = Field(
+        600.0,
+        description="Longest time that a request may ask for with timeout_ms; a longer gRPC deadline is cut to it.",
+    )
+
+    # How it answers
+    png_level: int = Field(
+        1,
+        ge=0,
+        le=9,
+        description="Compression of PNG answers. 1 encodes a 12-megapixel cutout in about half a second of one core; "
+        "6 takes several times as long and is smaller on drawings, not on photographs; 0 stores.",
+    )
+    jpeg_quality: int = Field(92, ge=1, le=95, description="Quality of JPEG answers; higher means more bytes.")
+    webp_quality: int = Field(
+        90,
+        ge=1,
+        le=100,
+        description="Quality of the colours in WebP answers; higher means more bytes. Mattes and the alpha of cutouts "
+        "are lossless.",
+    )
+    scaled_decode: bool = Field(
+        False,
+        description="For mattes of large JPEGs, decode at a half, a quarter or an eighth of the size while that is at "
+        "least twice the network's own. Several times faster; mattes then differ slightly from the published "
+        "preprocessing, see docs/operations.md.",
+    )
+
+    # How it stops
+    drain_delay_s: Seconds = Field(
+        0.0,
+        description="Seconds to go on accepting requests after SIGTERM, not ready any more, so that load balancers "
+        "notice first. 0 suits a terminal; 10 is right on Kubernetes.",
+    )
+    drain_timeout_s: Seconds = Field(
+        60.0,
+        description="Seconds after the drain delay in which requests inside may finish; what is left is then dropped. "
+        "Keep drain_delay_s plus this below the orchestrator's grace period.",
+    )
+
+    # What it says
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info",
+        description="Least severe messages that are logged, on standard error. debug is too much for production.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Log lines for people (text) or for machines (json, one object per line)."
+    )
+
+    # The fake backend
+    fake_latency_s: Seconds = Field(
+        0.0, description="With backend=fake: seconds that every batch takes, to imitate a device."
+    )
+
+    @property
+    def max_upload_bytes(self) -> int:
+        return round(self.max_upload_mib * 1024 * 1024)
+
+    @property
+    def max_pixels(self) -> int:
+        return round(self.max_megapixels * 1e6)
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level", "log_format", "backend", "device", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        problems = []
+        if self.timeout_s > self.max_timeout_s:
+            problems.append(f"expected timeout_s ≤ max_timeout_s, found {self.timeout_s:g} > {self.max_timeout_s:g}")
+        if (inside := self.max_megapixels_inside) is not None and self.max_megapixels > inside:
+            problems.append(
+                f"expected max_megapixels ≤ max_megapixels_inside, found {self.max_megapixels:g} > {inside:g}"
+            )
+        if self.port == self.grpc_port != 0:
+            problems.append(f"expected two different ports, found port = grpc_port = {self.port}")
+        if self.allow_cpu and self.device != "cuda":
+            problems.append(f"expected allow_cpu only with device=cuda, found device={self.device}")
+        if self.fake_latency_s and self.backend != "fake":
+            problems.append(f"expected fake_latency_s only with backend=fake, found backend={self.backend}")
+        if self.backend == "fake" and self.device == "cuda":
+            problems.append("expected device=cuda only with backend=ort, found backend=fake")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def for_host(self, host: HostLimits) -> Self:
+        """The same settings with everything that was left to the machine decided."""
+        inside = max(self.max_megapixels, host.memory_bytes / 2 / _BYTES_PER_PIXEL_INSIDE / 1e6)
+        return self.model_copy(
+            update={
+                "threads": self.threads or host.threads,
+                "cpu_workers": self.cpu_workers or host.threads,
+                "max_megapixels_inside": self.max_megapixels_inside or inside,
+            }
+        )
+
+
+def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Settings:
+    """Read the settings of this process: flag > environment > file > default.
+
+    Args:
+        flags: Values by setting, as text or typed; only those that were given.
+        config: TOML file; None takes the one that `BIREFNET_CONFIG` names, if any.
+
+    Raises:
+        InvalidSettingsError: Something is unknown, wrong or contradictory.
+    """
+    given = dict(flags or {})
+    environment = _environment(os.environ)
+    path = config or (Path(named) if (named := os.environ.get(CONFIG_VARIABLE)) else None)
+    file = _file(path) if path is not None else {}
+    sources: dict[str, str] = {name: f"`{name}` in {path}" for name in file}
+    sources |= {name: variable(name) for name in environment}
+    sources |= {name: flag(name) for name in given}
+    try:
+        return Settings.model_validate({**file, **environment, **given})
+    except ValidationError as error:
+        raise InvalidSettingsError("\n".join(_explained(error, sources))) from None
+
+
+def variable(name: str) -> str:
+    """Environment variable of a setting."""
+    return ENV_PREFIX + name.upper()
+
+
+def flag(name: str) -> str:
+    """Flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    names = {variable(name): name for name in Settings.model_fields}
+    values: dict[str, str] = {}
+    unknown = []
+    for key, value in environ.items():
+        if not key.startswith(ENV_PREFIX) or key == CONFIG_VARIABLE:
+            continue
+        bare = key.removeprefix(ENV_PREFIX)
+        if _SERVICE_LINK_NAME.fullmatch(bare) or _SERVICE_LINK_VALUE.match(value):
+            continue
+        if key not in names:
+            unknown.append(_unknown("environment variable", key, names))
+        elif value != "":  # an empty variable is how shells and manifests unset one
+            values[names[key]] = value
+    if unknown:
+        raise InvalidSettingsError("\n".join(unknown))
+    return values
+
+
+def _file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            values = tomllib.load(stream)
+    except OSError as error:
+        raise InvalidSettingsError(f"{path}: expected a readable TOML file, found: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidSettingsError(f"{path}: expected TOML, found: {error}") from error
+    if unknown := [
+        _unknown(f"{path}: key", key, Settings.model_fields) for key in values.keys() - Settings.model_fields
+    ]:
+        raise InvalidSettingsError("\n".join(sorted(unknown)))
+    return values
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"{what} {name}: there is no such setting{hint}"
+
+
+def _explained(error: ValidationError, sources: Mapping[str, str]) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False):
+        message = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            lines.append(message)
+            continue
+        name = str(problem["loc"][0])
+        lines.append(f"{sources.get(name, name)}: {message[0].lower()}{message[1:]}, found {problem['input']!r}")
+    return lines
