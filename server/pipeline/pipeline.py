@@ -59,6 +59,12 @@ class Pipeline:
         self._metrics = metrics
         self._clock = pool.clock
 
+    @property
+    def useful_concurrency(self) -> int:
+        """Requests at a time that keep host and devices busy; more only wait."""
+        on_devices = sum(device.max_batch * (1 + device.look_ahead) for device in self._engine.devices)
+        return self._pool.workers + on_devices
+
     async def segment(self, request: SegmentRequest) -> SegmentResult:
         """Answer one request. Cancelling the caller's task drops the work, wherever it is.
 

@@ -39,6 +39,7 @@ class HostPool:
         # OpenCV would start a second pool under ours. One thread per image is what throughput wants.
         cv2.setNumThreads(1)
         station.capacity = workers
+        self.workers = workers
         self._station = station
         self.clock = clock
         self._pixels = ThreadPoolExecutor(workers, thread_name_prefix="host")
