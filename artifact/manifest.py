@@ -97,7 +97,7 @@ class Manifest:
     """What an artifact directory holds and how it is to be run.
 
     Attributes:
-        name: What people call the model.
+        name: What people call the model; letters, digits, dots, hyphens, underscores.
         kind: `matte` (image to alpha) or `refine` (image, mask and frame to alpha).
         inputs: Of the graph, in its order.
         outputs: Of the graph, in its order.
@@ -145,7 +145,7 @@ class Manifest:
             raise ManifestError("format_version", expected, version)
         return cls(
             format_version=version,
-            name=fields.take("name", str),
+            name=_model_name(fields.take("name", str)),
             kind=cast("Kind", _one_of(fields.take("kind", str), _KINDS, "kind")),
             inputs=_specs(fields, "inputs"),
             outputs=_specs(fields, "outputs"),
@@ -205,6 +205,13 @@ def contained_path(path: str, name: str) -> str:
     ):
         raise ManifestError(name, "a relative path inside the artifact directory", path)
     return path
+
+
+def _model_name(value: str) -> str:
+    # It becomes part of URLs, headers and metric labels.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+        raise ManifestError("name", "1 to 100 letters, digits, dots, hyphens and underscores", value)
+    return value
 
 
 def _axis(value: object, name: str) -> int | str:

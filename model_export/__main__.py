@@ -1,0 +1,106 @@
+"""`birefnet-export` and `python -m model_export`: the command line of the torch side.
+
+torch is imported by the commands that need it, not by this module.
+"""
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from artifact import ArtifactError, ManifestError
+from model_export.errors import ExportError
+
+OUT_OF_TOLERANCE, FAILED = 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 when it succeeded, 1 when an artifact is out of tolerance, 2 when the command could not be carried out.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except (ExportError, ArtifactError, ManifestError, OSError) as error:
+        print(f"birefnet-export: {error}", file=sys.stderr)
+        return FAILED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="birefnet-export", description="Trained BiRefNet networks become artifacts.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    onnx = commands.add_parser("onnx", help="export a checkpoint to an artifact directory", description=_onnx.__doc__)
+    onnx.add_argument("source", metavar="SOURCE", help="a .safetensors or .pth file, or a directory that holds one")
+    onnx.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the artifact directory")
+    onnx.add_argument(
+        "--size", type=_size, default=(1024, 1024), metavar="HxW", help="working size, multiples of 32 (1024x1024)"
+    )
+    onnx.add_argument("--name", help="name of the model (the name of the source)")
+    onnx.add_argument("--licence", default="unspecified", help="licence of the weights; it travels in the manifest")
+    onnx.add_argument("--origin", help="a sentence on where the weights come from")
+    onnx.add_argument(
+        "--max-batch", type=int, default=16, metavar="N", help="largest batch that a server should form (16)"
+    )
+    onnx.set_defaults(run=_onnx)
+    verify = commands.add_parser("verify", help="prove an artifact against its network", description=_verify.__doc__)
+    verify.add_argument("directory", type=Path, metavar="DIR", help="the artifact directory")
+    verify.add_argument(
+        "--source", metavar="CHECKPOINT", help="what it was made from (the recorded one, if it is still there)"
+    )
+    verify.set_defaults(run=_verify)
+    return parser
+
+
+def _onnx(arguments: argparse.Namespace) -> int:
+    """Export a checkpoint: fp32 ONNX with normalisation and sigmoid inside, a self-test, and a manifest."""
+    from model_export.onnx_export import ExportRequest, export_onnx
+
+    artifact = export_onnx(
+        ExportRequest(
+            source=arguments.source,
+            directory=arguments.output,
+            size=arguments.size,
+            name=arguments.name,
+            licence=arguments.licence,
+            origin=arguments.origin,
+            max_batch=arguments.max_batch,
+        ),
+        _Reporter(),
+    )
+    print(f"{artifact.directory}: `{artifact.manifest.name}`, licence {artifact.manifest.licence}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Run network and artifact on the same inputs, write the figures into the manifest, fail when out of tolerance."""
+    from model_export.verify import verify
+
+    proof = verify(arguments.directory, arguments.source, _Reporter())
+    print(proof.table())
+    return 0 if proof.passed else OUT_OF_TOLERANCE
+
+
+class _Reporter:
+    """Lines on stderr with the seconds since the start: exports are long, and stdout is for the result."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, message: str) -> None:
+        print(f"[{time.monotonic() - self._start:7.1f} s] {message}", file=sys.stderr, flush=True)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 1024x1024, found {text!r}")
+    return int(match[1]), int(match[2])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""From a traceable module to one ONNX file, checked and loaded."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import onnx
+import onnx_ir
+import torch
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+)
+
+from artifact import TensorSpec
+from model_export.deform_conv import TRANSLATION
+from model_export.traceable import ImageToAlpha
+
+OPSET = 20
+"""DeformConv exists since 19; 22 adds only bf16, and fewer runtimes read it."""
+
+BATCH = "batch"
+
+
+def matte_inputs(size: tuple[int, int]) -> tuple[TensorSpec, ...]:
+    """What a matte model takes at a working size."""
+    return (TensorSpec("image", "uint8", (BATCH, *size, 3)),)
+
+
+def matte_outputs(size: tuple[int, int]) -> tuple[TensorSpec, ...]:
+    """What a matte model gives at a working size."""
+    return (TensorSpec("alpha", "float32", (BATCH, *size)),)
+
+
+def write_graph(module: ImageToAlpha, size: tuple[int, int], path: Path, metadata: Mapping[str, str]) -> None:
+    """Export to one self-contained ONNX file: batch free, height and width fixed.
+
+    Args:
+        module: From `traceable`.
+        size: (height, width), multiples of 32.
+        path: Where the file goes.
+        metadata: Text that travels in the file, shown by model viewers.
+    """
+    program = _exported(module, size)
+    _tidy(program.model)
+    program.model.metadata_props.update(metadata)
+    program.save(path, external_data=False)
+    onnx.checker.check_model(path, full_check=True)
+
+
+def _exported(module: ImageToAlpha, size: tuple[int, int]) -> torch.onnx.ONNXProgram:
+    # Two images, because an axis of length one would be taken for a constant.
+    example = torch.zeros((2, *size, 3), dtype=torch.uint8)
+    with warnings.catch_warnings(), _without_torchvision_hints():
+        # torch 2.13 trips over its own deprecation while it copies the program.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
+        program = torch.onnx.export(
+            module,
+            (example,),
+            input_names=[spec.name for spec in matte_inputs(size)],
+            output_names=[spec.name for spec in matte_outputs(size)],
+            dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
+            opset_version=OPSET,
+            custom_translation_table=TRANSLATION,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise AssertionError("torch.onnx.export with dynamo gives a program. This is a bug.")
+    return program
+
+
+@contextlib.contextmanager
+def _without_torchvision_hints() -> Iterator[None]:
+    """Torch warns of every torchvision operator that it cannot translate; the networks use none."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        registration.setLevel(level)
+
+
+def _tidy(model: onnx_ir.Model) -> None:
+    """Drop what is there twice, and where in torch each node came from, which is a tenth of a small model's bytes."""
+    for tidy in (
+        CommonSubexpressionEliminationPass(),
+        DeduplicateInitializersPass(),
+        ClearMetadataAndDocStringPass(),
+    ):
+        tidy(model)

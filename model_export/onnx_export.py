@@ -1,0 +1,168 @@
+"""A checkpoint becomes an artifact directory: fold, trace, prove, publish."""
+
+import hashlib
+import importlib.metadata
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from artifact import SELF_TEST_ROLE, Artifact, Deviation, Manifest, NewFile, Tolerance, write_artifact
+from model_export.errors import ExportError, ParityError
+from model_export.graph import OPSET, matte_inputs, matte_outputs, write_graph
+from model_export.parity import BATCH, MAX_ABS_FP32, ParityReport, Report, batch_deviation, compare
+from model_export.runner import NetworkRunner, OnnxRunner
+from model_export.sample_inputs import subject
+from model_export.source import find_checkpoint, load_checkpoint
+from model_export.traceable import traceable
+from modeling.birefnet import config as configurations
+from modeling.birefnet.config import BiRefNetConfig
+from modeling.birefnet.network import SIZE_MULTIPLE, BiRefNet
+
+MODEL_ROLE = "model"
+
+SELF_TEST_TOLERANCE = {"fp32": Tolerance(1e-3, 1e-4), "fp16": Tolerance(5e-3, 5e-4)}
+"""Wider than the parity's: other processors and kernels round differently, and a wrong plan is off by tenths."""
+
+PROVEN_PIXELS = 512 * 512
+"""Up to this working size the whole proof is cheap enough to belong to every export."""
+
+SELF_TEST_LEVELS = 1 << 15
+"""Expected alpha is stored in steps of 3e-5: it compresses, and the tolerance is thirty times that."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What to export, and what its manifest shall say.
+
+    Attributes:
+        source: A checkpoint file, or a directory that holds one.
+        directory: Where the artifact goes; an artifact that is there already is replaced.
+        size: (height, width) of the working size, multiples of 32.
+        name: Of the model; None takes the source's.
+        licence: Of the weights.
+        origin: A sentence on where the weights come from.
+        max_batch: Largest batch that a server should form.
+    """
+
+    source: str
+    directory: Path
+    size: tuple[int, int] = (1024, 1024)
+    name: str | None = None
+    licence: str = "unspecified"
+    origin: str | None = None
+    max_batch: int = 16
+
+
+def export_onnx(request: ExportRequest, report: Report) -> Artifact:
+    """Export, prove and publish; nothing is published that does not compute what the network computes.
+
+    Raises:
+        ExportError: The request cannot be carried out, or the graph is not equal to the network.
+        artifact.ArtifactError: The directory holds files that are not an artifact's.
+    """
+    _check_size(request.size)
+    checkpoint = find_checkpoint(request.source)
+    report(f"loading {checkpoint}")
+    network = load_checkpoint(checkpoint)
+    manifest = _manifest(request, checkpoint, network.config)
+    with tempfile.TemporaryDirectory(prefix="birefnet-export-") as scratch:
+        graph, self_test = Path(scratch) / "model.onnx", Path(scratch) / "self_test.npz"
+        report(f"tracing {manifest.backbone} at {request.size[0]}x{request.size[1]} (Swin-L takes minutes)")
+        write_graph(traceable(network), request.size, graph, _metadata(manifest))
+        report("running the network in float64 for the self-test")
+        runner = OnnxRunner(graph)
+        deviation = _write_self_test(self_test, network, runner, request.size)
+        manifest = _with_proof(manifest, network, runner, deviation, report)
+        report(f"writing {request.directory}")
+        return write_artifact(
+            request.directory,
+            manifest,
+            {
+                MODEL_ROLE: NewFile(graph, "model.onnx", "fp32"),
+                SELF_TEST_ROLE: NewFile(self_test, "self_test.npz"),
+            },
+        )
+
+
+def versions() -> dict[str, str]:
+    """Of everything whose version the figures depend on."""
+    return {name: importlib.metadata.version(name) for name in ("birefnet-server", "torch", "onnx", "onnxruntime")}
+
+
+def backbone_name(config: BiRefNetConfig) -> str:
+    """`swin_v1_t`, `…_s`, `…_b`, `…_l`, or the shape of one that has no name."""
+    backbone = config.backbone
+    for letter in "tsbl":
+        known = getattr(configurations, f"SWIN_{letter.upper()}").backbone
+        if replace(backbone, drop_path_rate=known.drop_path_rate) == known:
+            return f"swin_v1_{letter}"
+    return f"swin_v1_e{backbone.embed_dim}d{'-'.join(map(str, backbone.depths))}w{backbone.window}"
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    if any(side < SIZE_MULTIPLE or side % SIZE_MULTIPLE for side in size):
+        raise ExportError(f"expected a size of multiples of {SIZE_MULTIPLE}, found {size[0]}x{size[1]}")
+
+
+def _manifest(request: ExportRequest, checkpoint: Path, config: BiRefNetConfig) -> Manifest:
+    with checkpoint.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    statement = {} if request.origin is None else {"statement": request.origin}
+    origin: dict[str, Any] = {**statement, "source": str(checkpoint), "sha256": digest, "exported_with": versions()}
+    manifest = Manifest(
+        name=request.name or checkpoint.stem,
+        kind="matte",
+        inputs=matte_inputs(request.size),
+        outputs=matte_outputs(request.size),
+        input_size=request.size,
+        max_batch=request.max_batch,
+        backbone=backbone_name(config),
+        licence=request.licence,
+        origin=origin,
+        self_test=SELF_TEST_TOLERANCE,
+    )
+    return Manifest.parse(manifest.to_mapping())  # refuses a bad name before minutes are spent
+
+
+def _metadata(manifest: Manifest) -> dict[str, str]:
+    return {
+        "name": manifest.name,
+        "backbone": manifest.backbone,
+        "licence": manifest.licence,
+        "checkpoint_sha256": str(manifest.origin["sha256"]),
+        "opset": str(OPSET),
+        "exported_by": f"birefnet-server {importlib.metadata.version('birefnet-server')}, torch {torch.__version__}",
+    }
+
+
+def _write_self_test(path: Path, network: BiRefNet, runner: OnnxRunner, size: tuple[int, int]) -> Deviation:
+    image = subject(*size)[None]
+    truth = NetworkRunner(network, torch.float64)(image)
+    alpha = np.rint(truth * SELF_TEST_LEVELS).astype(np.float32) / np.float32(SELF_TEST_LEVELS)
+    np.savez_compressed(path, image=image, alpha=alpha)
+    difference = np.abs(runner(image) - alpha)
+    return Deviation(float(difference.max()), float(difference.mean()), SELF_TEST_TOLERANCE["fp32"])
+
+
+def _with_proof(
+    manifest: Manifest, network: BiRefNet, runner: OnnxRunner, self_test: Deviation, report: Report
+) -> Manifest:
+    """The manifest with the figures, after the whole proof at small sizes and the self-test alone at large ones."""
+    size = manifest.input_size
+    if size[0] * size[1] > PROVEN_PIXELS:
+        if not self_test.passed:
+            raise ParityError(f"the graph does not pass its own self-test: {self_test}")
+        report("the whole proof at this size takes minutes: birefnet-export verify runs it")
+        return manifest
+    inputs = compare(runner, network, size, report)
+    batch = min(BATCH, manifest.max_batch)
+    batch_max_abs, deterministic = batch_deviation(runner, size, batch)
+    proof = ParityReport(self_test, inputs, batch, batch_max_abs, deterministic, MAX_ABS_FP32)
+    report(proof.table())
+    if not proof.passed:
+        raise ParityError("the graph does not compute what the network computes; nothing was written")
+    return replace(manifest, parity={MODEL_ROLE: proof.to_mapping(versions())})

@@ -1,0 +1,54 @@
+"""From what the user calls SOURCE to one checkpoint file."""
+
+from pathlib import Path
+
+from model_export.errors import SourceError
+from modeling.birefnet.network import BiRefNet
+from modeling.weights import WeightsError, load_network
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+ACCEPTED = "a .safetensors or .pth file, or a directory that holds one"
+
+
+def find_checkpoint(source: str) -> Path:
+    """The checkpoint file that SOURCE means.
+
+    Args:
+        source: A file, or a directory with `model.safetensors` or exactly one checkpoint.
+
+    Raises:
+        SourceError: There is none, or more than one.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _only_checkpoint(path)
+    if not path.exists():
+        looks_like_id = source.count("/") == 1 and not source.startswith((".", "/", "~"))
+        hint = "; if it is a Hugging Face id, download its model.safetensors first" if looks_like_id else ""
+        raise SourceError(f"expected {ACCEPTED}, found nothing at `{source}`{hint}")
+    if path.suffix not in SUFFIXES:
+        raise SourceError(f"expected {ACCEPTED}, found `{source}`")
+    return path
+
+
+def load_checkpoint(path: Path) -> BiRefNet:
+    """The network of a checkpoint, in fp32, in evaluation mode.
+
+    Raises:
+        SourceError: The file is damaged, of another architecture, or its keys do not fit; all wrong keys are named.
+    """
+    try:
+        return load_network(path)
+    except WeightsError as error:
+        raise SourceError(str(error)) from error
+
+
+def _only_checkpoint(directory: Path) -> Path:
+    preferred = directory / "model.safetensors"
+    if preferred.is_file():
+        return preferred
+    found = sorted(path for path in directory.iterdir() if path.suffix in SUFFIXES and path.is_file())
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise SourceError(f"expected one checkpoint in `{directory}`, found {names}; name the file")
+    return found[0]
