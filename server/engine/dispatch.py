@@ -1,7 +1,7 @@
 """From the queue to the devices and back, and what happens when a device fails.
 
-Rules of this module: everything but `Flight.run` runs in the event loop, in short steps that never wait; so there are
-no locks, and state is consistent between any two steps. Every entry gets exactly one answer.
+Rules of this module: everything but the methods of `Flight` runs in the event loop, in short steps that never wait; so
+there are no locks, and state is consistent between any two steps. Every entry gets exactly one answer.
 """
 
 import asyncio
@@ -12,11 +12,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from artifact import Deviation
 from server.backends.base import Backend, BackendFault, Device, OutOfMemoryFault
 from server.engine.batching import BatchLimit, BatchQueue, Claim, Member
 from server.engine.items import EngineLimits, Item, Outcome
-from server.engine.warmup import Warm, prove
+from server.engine.warmup import SelfTestFailedError, Warm, prove
 from server.engine.worker import Answers, DeviceThread, run_items
 from server.errors import DeadlineExceededError, DeviceLostError, InferenceError, ServerError
 from server.observability.metrics import Metrics
@@ -58,6 +57,17 @@ class Flight:
         if not sent:
             return None
         return run_items(backend, self.artifact_id, [member.value.item.arrays for member in sent], station, clock)
+
+    def examine(self, backend: Backend, error: BaseException, warm: Warm) -> BackendFault | None:
+        """In the device thread, after a fault and before anything else runs: is the device itself still sound?"""
+        fatal = isinstance(error, BackendFault) and error.fatal
+        if self.alone or fatal or isinstance(error, OutOfMemoryFault) or warm.self_test is None:
+            return None
+        try:
+            prove(backend, self.artifact_id, warm.self_test, warm.precision)
+        except (BackendFault, SelfTestFailedError) as found:
+            return BackendFault(f"it does not pass its self-test after a fault: {found}", fatal=True)
+        return None
 
 
 @dataclass(slots=True, eq=False)
@@ -144,20 +154,21 @@ class Dispatcher:
             self._settled.append(changed)
             await changed
 
-    def lose(self, reason: str) -> None:
-        """Give the device up for good: whatever waits or runs is answered with `DeviceLostError`."""
+    def lose(self, reason: str, landed: Sequence[Member[Entry]] = ()) -> None:
+        """Give the device up for good: whatever waits, runs or has just landed is answered with `DeviceLostError`."""
         if self.lost is not None:
             return
         self.lost = reason
         self._metrics.faults.labels("fatal").inc()
         _log.critical("device lost: %s", reason)
-        self.fail_all(DeviceLostError(f"the device is lost: {reason}"))
+        self.fail_all(DeviceLostError(f"the device is lost: {reason}"), landed)
         for worker in self.workers:
             self._watch(worker)
 
-    def fail_all(self, error: ServerError) -> None:
-        """Answer everything that waits or runs with an error."""
+    def fail_all(self, error: ServerError, landed: Sequence[Member[Entry]] = ()) -> None:
+        """Answer everything that waits or runs, and what has just landed, with an error."""
         flying = [member for worker in self.workers for flight in worker.flights for member in flight.members]
+        flying += landed
         for worker in self.workers:
             for flight in worker.flights[:]:
                 if flight.job.cancel():
@@ -185,7 +196,11 @@ class Dispatcher:
                 with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                     loop.call_soon_threadsafe(self._landed, worker, flight)
 
-        flight.job = worker.thread.post(lambda backend: flight.run(backend, station, clock))
+        warm = worker.warm.get(flight.artifact_id)
+        flight.job = worker.thread.post(
+            lambda backend: flight.run(backend, station, clock),
+            lambda backend, error: None if warm is None else flight.examine(backend, error, warm),
+        )
         worker.flights.append(flight)
         flight.job.add_done_callback(landed)
         if len(worker.flights) == 1:
@@ -216,6 +231,8 @@ class Dispatcher:
                 self._dropped(member)
         error = flight.job.exception()
         if error is not None:
+            if not flight.sent:  # the thread refused to touch a lost device
+                self._metrics.device.leave(len(flight.members))
             self._failed(worker, flight, error)
         elif (answers := flight.job.result()) is not None:
             self._answer(flight, answers)
@@ -241,7 +258,7 @@ class Dispatcher:
             extra={"model": flight.artifact_id, "batch_size": len(flight.sent)},
         )
         if isinstance(error, BackendFault) and error.fatal:
-            self.lose(str(error))
+            self.lose(str(error), flight.sent)
         elif isinstance(error, OutOfMemoryFault):
             self._out_of_memory(flight, error)
         else:
@@ -258,32 +275,16 @@ class Dispatcher:
             self._requeue(flight.sent)
 
     def _isolate(self, worker: Worker, flight: Flight, error: BaseException) -> None:
-        """Prove that the device still works; then run the members one by one, so that only the poison one fails."""
+        """The device has proved that it still works: run the members one by one, so that only the poison one fails."""
         if len(flight.sent) == 1:
             self._metrics.faults.labels("item").inc()
             _fail(flight.sent[0].value, InferenceError(f"the device failed on this image: {error}"))
         else:
             self._metrics.faults.labels("batch").inc()
-        if not flight.alone:
-            self._prove(worker, flight.artifact_id)
         if len(flight.sent) > 1:
             self._metrics.device.arrive(len(flight.sent))
             for member in flight.sent:
                 self._post(worker, Flight(flight.artifact_id, (member,), alone=True))
-
-    def _prove(self, worker: Worker, artifact_id: str) -> None:
-        warm = worker.warm.get(artifact_id)
-        if warm is None or warm.self_test is None:
-            return
-        loop, test = asyncio.get_running_loop(), warm.self_test
-
-        def proved(job: "Future[Deviation]") -> None:
-            error = job.exception()
-            if error is not None:
-                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                    loop.call_soon_threadsafe(self.lose, f"it does not pass its self-test after a fault: {error}")
-
-        worker.thread.post(lambda backend: prove(backend, artifact_id, test, warm.precision)).add_done_callback(proved)
 
     def _watch(self, worker: Worker) -> None:
         """Start the watchdog anew: the first flight is about to run."""

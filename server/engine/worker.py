@@ -19,6 +19,7 @@ from server.backends.base import Arrays, Backend, BackendFault, OutOfMemoryFault
 from server.observability.station import Station
 
 T = TypeVar("T")
+Examine = Callable[[Backend, BaseException], BaseException | None]
 
 
 class DeviceThread:
@@ -37,9 +38,15 @@ class DeviceThread:
         self._thread.start()
         return self._made
 
-    def post(self, work: Callable[[Backend], T]) -> Future[T]:
-        """Let the thread do something with its backend. Cancelling the future before it begins takes the job back."""
-        job = _Job(work)
+    def post(self, work: Callable[[Backend], T], examine: Examine | None = None) -> Future[T]:
+        """Let the thread do something with its backend. Cancelling the future before it begins takes the job back.
+
+        Args:
+            work: What to do; the future carries its result.
+            examine: Called when `work` failed, before any other job; a worse error that it finds takes the place of the
+                first one.
+        """
+        job = _Job(work, examine)
         self._jobs.put(job)  # type: ignore[arg-type]  # a job is used at its own type only
         return job.future
 
@@ -59,26 +66,43 @@ class DeviceThread:
             self._made.set_exception(error)
             return
         self._made.set_result(backend)
+        lost: BackendFault | None = None
         while (job := self._jobs.get()) is not None:
-            job.run(backend)
-            del job  # or its arrays would live until the next one comes
+            failure = job.run(backend, lost)
+            if isinstance(failure, BackendFault) and failure.fatal:
+                lost = failure
+            del job, failure  # or their arrays would live until the next one comes
         backend.close()
 
 
 @dataclass(frozen=True, slots=True)
 class _Job(Generic[T]):
     work: Callable[[Backend], T]
+    examine: Examine | None
     future: "Future[T]" = field(default_factory=Future)
 
-    def run(self, backend: Backend) -> None:
+    def run(self, backend: Backend, lost: BackendFault | None) -> BaseException | None:
+        """Do the work, or fail at once on a device that is lost. Returns what the future was failed with."""
         if not self.future.set_running_or_notify_cancel():
-            return
+            return None
         try:
-            result = self.work(backend)
+            result = self._attempt(backend, lost)
         except BaseException as error:  # noqa: BLE001 - outermost loop of the device thread: it must outlive every job
             self.future.set_exception(error)
-        else:
-            self.future.set_result(result)
+            return error
+        self.future.set_result(result)
+        return None
+
+    def _attempt(self, backend: Backend, lost: BackendFault | None) -> T:
+        if lost is not None:
+            raise lost
+        try:
+            return self.work(backend)
+        except BaseException as error:
+            worse = self.examine(backend, error) if self.examine is not None else None
+            if worse is not None:
+                raise worse from error
+            raise
 
 
 @dataclass(frozen=True, slots=True)
