@@ -44,6 +44,7 @@ def to_rgb(image: Image.Image) -> Colours:
         return Colours(_converted(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))), None, None)
     elif image.mode in _PLAIN:
         alpha = _alpha(image)
+        image.info.pop("transparency", None)  # or Pillow warns that RGB cannot carry it
     else:
         raise NotAnImageError(f"expected 8 or 16 bits per channel, found samples of the kind {image.mode!r}")
     profile = _profile(image)

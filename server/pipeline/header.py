@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ from server.pipeline.formats import sniff
 Image.MAX_IMAGE_PIXELS = None
 # The pool already has a thread per core; a decoder with its own would oversubscribe them.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+# Pillow warns of every oddity in metadata. What matters is raised anyway, and Python remembers each text for ever.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 DECODER_FAILURES = (
     OSError,

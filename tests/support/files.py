@@ -1,0 +1,95 @@
+"""Files that no library writes for us: PNGs of every depth, and small ICC profiles whose effect is unmistakable."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6  # PNG colour types
+
+
+def raw_png(samples: NDArray[np.unsignedinteger], colour_type: int, depth: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of exactly these samples.
+
+    Args:
+        samples: (H, W) or (H, W, channels), below 2 ** depth.
+        colour_type: One of the constants above.
+        depth: Bits per sample.
+        chunks: Name and data of what goes between header and pixels.
+    """
+    height, width = samples.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    rows = b"".join(b"\0" + _packed(row, depth) for row in samples.reshape(height, -1))
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data) for name, data in parts)
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    """One chunk with length and checksum."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_chunks(data: bytes) -> dict[bytes, bytes]:
+    """The chunks of a PNG by name; of several with one name the last. Checksums are verified."""
+    found, position = {}, 8
+    while position < len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        name, content = data[position + 4 : position + 8], data[position + 8 : position + 8 + length]
+        (checksum,) = struct.unpack(">I", data[position + 8 + length : position + 12 + length])
+        assert checksum == zlib.crc32(name + content), f"checksum of {name!r}"
+        found[name] = content
+        position += 12 + length
+    return found
+
+
+def saved(image: Image.Image, file_format: str, **options: object) -> bytes:
+    """An image as Pillow writes it."""
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def linear_grey_profile() -> bytes:
+    """An ICC profile of grey with gamma 1: level 128 of it is about 188 in sRGB."""
+    return _profile(b"GRAY", b"XYZ ", {b"kTRC": b"curv\0\0\0\0" + struct.pack(">IH", 1, 1 << 8)})
+
+
+def red_cyan_profile() -> bytes:
+    """An ICC profile of CMYK whose cyan ink is red: a conversion that ignores it gives cyan."""
+    lab = []
+    for corner in range(16):
+        cyan, magenta, yellow, black = (corner >> shift & 1 for shift in (3, 2, 1, 0))
+        lightness = 255 * (1 - black) * (1 - 0.25 * (magenta + yellow)) * (0.55 if cyan else 1)
+        lab += [round(lightness), 128 + 70 * cyan, 128 + 60 * cyan]
+    identity = bytes(range(256))
+    matrix = struct.pack(">9i", *(65536 if index % 4 == 0 else 0 for index in range(9)))
+    table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + identity * 4 + bytes(lab) + identity * 3
+    return _profile(b"CMYK", b"Lab ", {b"A2B0": table})
+
+
+def _profile(space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+    text = b"test"
+    description = b"desc\0\0\0\0" + struct.pack(">I", len(text) + 1) + text + b"\0" + bytes(78)
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
+    every = {b"desc": description, b"cprt": b"text\0\0\0\0" + text + b"\0", b"wtpt": white, **tags}
+    offset, table, body = 128 + 4 + 12 * len(every), b"", b""
+    for name, data in every.items():
+        padded = data + bytes(-len(data) % 4)
+        table += struct.pack(">4sII", name, offset + len(body), len(data))
+        body += padded
+    kind = b"prtr" if space == b"CMYK" else b"mntr"
+    header = struct.pack(">I4sI4s4s4s", offset + len(body), b"\0\0\0\0", 0x02400000, kind, space, connection)
+    header += struct.pack(">6H4s", 2026, 1, 1, 0, 0, 0, b"acsp") + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + struct.pack(">I", len(every)) + table + body
+
+
+def _packed(row: NDArray[np.unsignedinteger], depth: int) -> bytes:
+    if depth == 16:
+        return row.astype(">u2").tobytes()
+    if depth == 8:
+        return row.astype(np.uint8).tobytes()
+    bits = np.unpackbits(row.astype(np.uint8)[:, None], axis=1)[:, 8 - depth :]
+    return np.packbits(bits.ravel()).tobytes()

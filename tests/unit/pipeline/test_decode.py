@@ -1,0 +1,334 @@
+"""The fidelity table of the design (`reference/serving.md` 2.6): what a file stores is what the network sees."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageOps
+
+from server.errors import CorruptImageError, NotAnImageError
+from server.pipeline.decode import DecodedImage, decode
+from server.pipeline.header import ImageLimits, read_header
+from tests.support import files
+from tests.support.images import jpeg, noise, png, rotated_jpeg, smooth, webp
+
+PIXELS = smooth(21, 34)
+RAMP16 = np.linspace(0, 65535, 21 * 34).round().astype(np.uint16).reshape(21, 34)
+RAMP16_AS_8 = np.rint(RAMP16 / 257).astype(np.uint8)
+
+
+def decoded(data: bytes, at_least: tuple[int, int] | None = None) -> DecodedImage:
+    return decode(data, read_header(data, ImageLimits()), at_least)
+
+
+def grey(levels) -> np.ndarray:
+    return np.repeat(levels[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF", "BMP"])
+def test_lossless_formats_give_the_stored_pixels(file_format):
+    image = decoded(
+        files.saved(Image.fromarray(PIXELS), file_format, **({"lossless": True} if file_format == "WEBP" else {}))
+    )
+    assert image.format == file_format
+    assert image.alpha is None
+    assert image.size == (21, 34)
+    np.testing.assert_array_equal(image.rgb, PIXELS)
+
+
+@pytest.mark.parametrize(("file_format", "mean"), [("JPEG", 2), ("AVIF", 3), ("GIF", 12)])
+def test_lossy_formats_give_nearly_the_stored_pixels(file_format, mean):
+    pixels = smooth(210, 340)
+    image = decoded(files.saved(Image.fromarray(pixels), file_format))
+    assert image.rgb.shape == pixels.shape
+    assert np.abs(image.rgb.astype(int) - pixels).mean() < mean
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied(orientation, file_format):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    data = files.saved(Image.fromarray(PIXELS), file_format, exif=exif, **options)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    image = decoded(data)
+    np.testing.assert_array_equal(image.rgb, upright)
+    assert image.size == upright.shape[:2] == ((34, 21) if orientation >= 5 else (21, 34))
+
+
+def test_orientation_by_hand():
+    """Not by Pillow's own word: orientation 6 says that the first stored row is the right-hand side."""
+    stored = np.zeros((8, 16, 3), np.uint8)
+    stored[0] = 255
+    image = decoded(png(stored, exif=_exif(6)))
+    assert image.rgb[:, -1].min() == 255
+    assert image.rgb[:, :-1].max() == 0
+
+
+def test_alpha_turns_with_the_image():
+    pixels = np.dstack([PIXELS, np.arange(21 * 34, dtype=np.uint8).reshape(21, 34)])
+    image = decoded(png(pixels, exif=_exif(8)))
+    np.testing.assert_array_equal(image.alpha, np.rot90(pixels[..., 3]))
+    np.testing.assert_array_equal(image.rgb, np.rot90(pixels[..., :3]))
+
+
+def test_png_exif_after_the_pixels_is_applied():
+    data = png(PIXELS)
+    late = files.png_chunk(b"eXIf", _exif(3).tobytes().removeprefix(b"Exif\0\0"))
+    image = decoded(data[:-12] + late + data[-12:])
+    np.testing.assert_array_equal(image.rgb, PIXELS[::-1, ::-1])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"\0"])
+def test_damaged_exif_is_no_reason_to_refuse(exif):
+    np.testing.assert_array_equal(decoded(png(PIXELS, exif=exif)).rgb, PIXELS)
+
+
+def test_sixteen_bit_grey_png_is_scaled_and_not_white():
+    image = decoded(files.raw_png(RAMP16, files.GREY, 16))
+    np.testing.assert_array_equal(image.rgb, grey(RAMP16_AS_8))
+
+
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_sixteen_bit_grey_tiff(byte_order):
+    image = decoded(_tiff(RAMP16, byte_order, bits=16))
+    np.testing.assert_array_equal(image.rgb, grey(RAMP16_AS_8))
+
+
+def test_sixteen_bit_grey_tiff_with_white_as_zero():
+    image = decoded(_tiff(RAMP16, "<", bits=16, photometric=0))
+    np.testing.assert_array_equal(image.rgb, grey(np.rint((65535 - RAMP16) / 257).astype(np.uint8)))
+
+
+def test_sixteen_bit_grey_with_a_transparent_level():
+    levels = np.array([[0, 256, 257], [65535, 1, 256]], np.uint16)
+    image = decoded(files.raw_png(levels, files.GREY, 16, (b"tRNS", b"\x01\x00")))
+    np.testing.assert_array_equal(image.alpha, [[255, 0, 255], [255, 255, 0]])
+
+
+@pytest.mark.parametrize(("channels", "colour_type"), [(3, files.RGB), (4, files.RGB_ALPHA), (2, files.GREY_ALPHA)])
+def test_sixteen_bit_colour_is_within_one_level(channels, colour_type):
+    samples = np.stack([np.roll(RAMP16, shift) for shift in range(channels)], axis=-1)
+    image = decoded(files.raw_png(samples, colour_type, 16))
+    eight = np.rint(samples / 257).astype(int)
+    colours = eight[..., :3] if channels > 2 else grey(eight[..., 0])
+    assert np.abs(image.rgb.astype(int) - colours).max() <= 1
+    if channels in (2, 4):
+        assert np.abs(image.alpha.astype(int) - eight[..., -1]).max() <= 1
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_grey_of_every_depth_is_stretched_to_eight_bits(depth):
+    levels = (np.arange(21 * 34).reshape(21, 34) % (1 << depth)).astype(np.uint8)
+    image = decoded(files.raw_png(levels, files.GREY, depth))
+    np.testing.assert_array_equal(image.rgb, grey(levels * (255 // ((1 << depth) - 1))))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_transparent_level_of_every_depth(depth):
+    levels = (np.arange(21 * 34).reshape(21, 34) % (1 << depth)).astype(np.uint8)
+    image = decoded(files.raw_png(levels, files.GREY, depth, (b"tRNS", b"\0\x01")))
+    np.testing.assert_array_equal(image.alpha, np.where(levels == 1, 0, 255))
+
+
+def test_palette():
+    indices = np.arange(21 * 34).reshape(21, 34).astype(np.uint8) % 3
+    palette = np.array([[255, 0, 0], [0, 255, 0], [10, 20, 30]], np.uint8)
+    image = decoded(files.raw_png(indices, files.PALETTE, 8, (b"PLTE", palette.tobytes())))
+    np.testing.assert_array_equal(image.rgb, palette[indices])
+    assert image.alpha is None
+
+
+def test_palette_with_translucent_entries():
+    indices = np.arange(21 * 34).reshape(21, 34).astype(np.uint8) % 3
+    palette = np.array([[255, 0, 0], [0, 255, 0], [10, 20, 30]], np.uint8)
+    alpha = np.array([255, 100, 0], np.uint8)
+    data = files.raw_png(indices, files.PALETTE, 8, (b"PLTE", palette.tobytes()), (b"tRNS", alpha.tobytes()))
+    image = decoded(data)
+    np.testing.assert_array_equal(image.alpha, alpha[indices])
+    np.testing.assert_array_equal(image.rgb, palette[indices])
+
+
+def test_transparent_colour():
+    pixels = PIXELS.copy()
+    pixels[3, 4] = (1, 2, 3)
+    image = decoded(files.raw_png(pixels, files.RGB, 8, (b"tRNS", b"\0\x01\0\x02\0\x03")))
+    assert image.alpha[3, 4] == 0
+    assert np.count_nonzero(image.alpha == 0) == np.count_nonzero((pixels == (1, 2, 3)).all(-1))
+
+
+@pytest.mark.parametrize("make", [png, webp])
+def test_colours_under_alpha_are_straight(make):
+    """200 at half alpha stays 200; a premultiplying reader gives 100."""
+    pixels = np.full((21, 34, 4), (200, 150, 100, 128), np.uint8)
+    image = decoded(make(pixels))
+    assert (image.rgb == (200, 150, 100)).all()
+    assert (image.alpha == 128).all()
+
+
+def test_premultiplied_tiff_is_made_straight():
+    premultiplied = np.full((21, 34, 4), (100, 75, 50, 128), np.uint8)
+    image = decoded(_tiff(premultiplied, "<", bits=8, photometric=2, extra_samples=1))
+    assert np.abs(image.rgb.astype(int) - (199, 149, 100)).max() <= 1
+    assert (image.alpha == 128).all()
+
+
+def test_grey_alpha():
+    samples = np.stack([PIXELS[..., 0], PIXELS[..., 1]], axis=-1)
+    image = decoded(files.raw_png(samples, files.GREY_ALPHA, 8))
+    np.testing.assert_array_equal(image.rgb, grey(PIXELS[..., 0]))
+    np.testing.assert_array_equal(image.alpha, PIXELS[..., 1])
+
+
+def test_cmyk_without_a_profile():
+    inks = Image.new("CMYK", (34, 21), (0, 255, 255, 0))
+    image = decoded(files.saved(inks, "JPEG", quality=100))
+    assert np.abs(image.rgb.astype(int) - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "TIFF"])
+def test_cmyk_with_a_profile_is_converted_by_it(file_format):
+    inks = Image.new("CMYK", (34, 21), (255, 0, 0, 0))
+    image = decoded(files.saved(inks, file_format, icc_profile=files.red_cyan_profile(), quality=100))
+    red, green, blue = image.rgb[10, 10]
+    assert red > 150 > 100 > max(green, blue)
+    assert image.metadata.icc_profile is None
+
+
+def test_grey_with_a_profile_is_converted_by_it():
+    image = decoded(png(np.full((21, 34), 128, np.uint8), icc_profile=files.linear_grey_profile()))
+    assert np.abs(image.rgb.astype(int) - 188).max() <= 1
+    assert image.metadata.icc_profile is None
+
+
+def test_lab_tiff():
+    lab = np.full((21, 34, 3), (137, 80, 67), np.uint8)  # L* 54 of 100 in 255 steps, a* 80, b* 67: red
+    image = decoded(_tiff(lab, "<", bits=8, photometric=8))
+    red, green, blue = image.rgb[10, 10]
+    assert red > 200
+    assert max(green, blue) < 60
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+def test_rgb_profile_is_kept(file_format):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = decoded(files.saved(Image.fromarray(PIXELS), file_format, icc_profile=profile))
+    assert image.metadata.icc_profile == profile
+
+
+@pytest.mark.parametrize("profile", [b"no profile at all", files.red_cyan_profile(), files.linear_grey_profile()])
+def test_a_profile_that_does_not_fit_is_dropped(profile):
+    image = decoded(png(PIXELS, icc_profile=profile))
+    np.testing.assert_array_equal(image.rgb, PIXELS)
+    assert image.metadata.icc_profile is None
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF", "BMP"])
+def test_resolution_is_kept(file_format):
+    image = decoded(files.saved(Image.fromarray(PIXELS), file_format, dpi=(300, 300)))
+    assert image.metadata.dpi == pytest.approx((300, 300), abs=0.02)
+
+
+@pytest.mark.parametrize(("unit", "dpi"), [(2, 300), (3, 762)])
+def test_resolution_from_exif(unit, dpi):
+    exif = Image.Exif()
+    exif[0x011A], exif[0x011B], exif[0x0128] = 300.0, 300.0, unit
+    assert decoded(webp(PIXELS, exif=exif)).metadata.dpi == pytest.approx((dpi, dpi))
+
+
+@pytest.mark.parametrize("make", [jpeg, png, webp])
+def test_no_resolution_is_invented(make):
+    assert decoded(make(PIXELS)).metadata.dpi is None
+    assert decoded(make(PIXELS, exif=_exif(1))).metadata.dpi is None
+
+
+def test_resolution_turns_with_the_image():
+    image = decoded(png(PIXELS, exif=_exif(6), dpi=(100, 200)))
+    assert image.metadata.dpi == pytest.approx((200, 100), abs=0.02)
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
+def test_animations_give_their_first_frame(file_format):
+    first, second = Image.new("RGB", (34, 21), (250, 10, 10)), Image.new("RGB", (34, 21), (10, 10, 250))
+    image = decoded(files.saved(first, file_format, save_all=True, append_images=[second]))
+    assert np.abs(image.rgb.astype(int) - (250, 10, 10)).max() <= 6
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1)])
+def test_extreme_shapes(size):
+    assert decoded(png(np.zeros((*size, 3), np.uint8))).rgb.shape == (*size, 3)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF"])
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_truncated_files_are_refused(file_format, kept):
+    data = files.saved(Image.fromarray(noise(64, 64)), file_format)
+    part = data[: int(len(data) * kept)]
+    with pytest.raises(CorruptImageError, match=rf"expected a whole {file_format} image.* found"):
+        decoded(part)
+
+
+def test_a_flipped_bit_in_a_png_is_noticed():
+    data = bytearray(png(PIXELS))
+    data[len(data) // 2] ^= 0x10
+    with pytest.raises(CorruptImageError):
+        decoded(bytes(data))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_samples_without_a_meaning_as_colour_are_refused(dtype):
+    data = files.saved(Image.fromarray(np.ones((8, 8), dtype)), "TIFF")
+    with pytest.raises(NotAnImageError, match=r"expected 8 or 16 bits .* found samples of the kind '[FI]'"):
+        decoded(data)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_scaled_decode_is_large_enough_and_says_the_whole_size(orientation):
+    image = decoded(rotated_jpeg(smooth(480, 640), orientation), at_least=(100, 100))
+    assert image.size == ((640, 480) if orientation == 6 else (480, 640))
+    assert image.rgb.shape[:2] == ((160, 120) if orientation == 6 else (120, 160))
+
+
+def test_scaled_decode_leaves_small_images_and_other_formats_alone():
+    assert decoded(jpeg(smooth(480, 640)), at_least=(400, 400)).rgb.shape == (480, 640, 3)
+    assert decoded(png(smooth(480, 640)), at_least=(10, 10)).rgb.shape == (480, 640, 3)
+
+
+def _exif(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def _tiff(samples, byte_order: str, *, bits: int, photometric: int = 1, extra_samples: int | None = None) -> bytes:
+    """An uncompressed TIFF of one strip (TIFF 6.0)."""
+    height, width = samples.shape[:2]
+    channels = samples.shape[2] if samples.ndim == 3 else 1
+    data = samples.astype(f"{byte_order}u{bits // 8}").tobytes()
+    shorts = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (277, channels), (278, height)]
+    shorts += [(338, extra_samples)] if extra_samples is not None else []
+    tags = {
+        tag: (3, 1, int(value).to_bytes(2, "little" if byte_order == "<" else "big") + b"\0\0") for tag, value in shorts
+    }
+    order = "little" if byte_order == "<" else "big"
+    count = len(tags) + 2
+    start = 8 + 2 + 12 * count + 4
+    if channels > 1:  # the depths of more than two channels do not fit into the entry
+        tags[258] = (3, channels, start.to_bytes(4, order))
+    depths = bits.to_bytes(2, order) * channels if channels > 1 else b""
+    tags[273] = (4, 1, (start + len(depths)).to_bytes(4, order))
+    tags[279] = (4, 1, len(data).to_bytes(4, order))
+    entries = b"".join(
+        tag.to_bytes(2, order) + kind.to_bytes(2, order) + number.to_bytes(4, order) + value
+        for tag, (kind, number, value) in sorted(tags.items())
+    )
+    magic = b"II*\0" if byte_order == "<" else b"MM\0*"
+    return magic + (8).to_bytes(4, order) + count.to_bytes(2, order) + entries + bytes(4) + depths + data
+
+
+def test_the_tiff_writer_of_this_file_is_right():
+    found = cv2.imdecode(np.frombuffer(_tiff(RAMP16, "<", bits=16), np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(found, RAMP16)

@@ -1,0 +1,166 @@
+"""Answers: lossless where promised, with the upload's metadata, and refused where the format cannot carry them."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from server.errors import InvalidOptionError
+from server.pipeline.decode import Metadata, decode
+from server.pipeline.encode import MEDIA_TYPES, Compression, check_combination, check_size, encode, formats_of
+from server.pipeline.header import ImageLimits, read_header
+from server.pipeline.request import Output, OutputFormat
+from tests.support import files
+from tests.support.images import noise, smooth
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+MATTE = smooth(45, 70)[..., 0].copy()
+RGB = smooth(45, 70)
+RGBA = np.dstack([RGB, MATTE])
+SHARP = Compression()
+
+
+def opened(body: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(body))
+    image.load()
+    return image
+
+
+@pytest.mark.parametrize("level", range(10))
+@pytest.mark.parametrize(("pixels", "mode"), [(MATTE, "L"), (RGB, "RGB"), (RGBA, "RGBA"), (noise(9, 4), "RGB")])
+def test_png_is_lossless_at_every_level(pixels, mode, level):
+    image = opened(encode(pixels, OutputFormat.PNG, Metadata(), Compression(png_level=level)))
+    assert (image.format, image.mode) == ("PNG", mode)
+    np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+def test_png_level_matters():
+    sizes = [len(encode(RGBA, OutputFormat.PNG, Metadata(), Compression(png_level=level))) for level in (0, 1, 9)]
+    assert sizes[0] > RGBA.nbytes > sizes[1] > sizes[2]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("file_format", [OutputFormat.PNG, OutputFormat.WEBP])
+def test_extreme_shapes(shape, channels, file_format):
+    pixels = np.full((*shape, channels), 255, np.uint8)
+    if channels == 1:
+        pixels = pixels[..., 0]
+    assert opened(encode(pixels, file_format, Metadata(), SHARP)).size == shape[::-1]
+
+
+@pytest.mark.parametrize("colour", [(0, 1, 2), (200, 150, 100)])
+@pytest.mark.parametrize("alpha", [0, 1, 128, 255])
+def test_png_keeps_straight_colours_under_any_alpha(colour, alpha):
+    """The golden value: 200 at half alpha is stored as 200, not as 100."""
+    pixels = np.full((8, 8, 4), (*colour, alpha), np.uint8)
+    body = encode(pixels, OutputFormat.PNG, Metadata(), SHARP)
+    assert opened(body).getpixel((3, 3)) == (*colour, alpha)
+
+
+def test_webp_matte_is_lossless():
+    image = opened(encode(MATTE, OutputFormat.WEBP, Metadata(), SHARP))
+    np.testing.assert_array_equal(np.asarray(image)[..., 0], MATTE)
+
+
+def test_webp_cutout_keeps_alpha_exactly_and_colours_straight():
+    image = opened(encode(np.full((64, 64, 4), (200, 150, 100, 128), np.uint8), OutputFormat.WEBP, Metadata(), SHARP))
+    found = np.asarray(image)
+    assert (found[..., 3] == 128).all()
+    assert np.abs(found[..., :3].astype(int) - (200, 150, 100)).max() <= 4
+    gradient = np.asarray(opened(encode(RGBA, OutputFormat.WEBP, Metadata(), SHARP)))
+    np.testing.assert_array_equal(gradient[..., 3], MATTE)
+
+
+@pytest.mark.parametrize(("pixels", "mode"), [(MATTE, "L"), (RGB, "RGB")])
+def test_jpeg(pixels, mode):
+    image = opened(encode(pixels, OutputFormat.JPEG, Metadata(), SHARP))
+    assert (image.format, image.mode) == ("JPEG", mode)
+    assert np.abs(np.asarray(image).astype(int) - pixels).mean() < 6
+
+
+def test_quality_matters():
+    pixels = noise(64, 64)
+    for file_format, low, high in [
+        (OutputFormat.JPEG, Compression(jpeg_quality=30), Compression(jpeg_quality=95)),
+        (OutputFormat.WEBP, Compression(webp_quality=30), Compression(webp_quality=95)),
+    ]:
+        assert len(encode(pixels, file_format, Metadata(), low)) < len(encode(pixels, file_format, Metadata(), high))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "file_format"),
+    [
+        (RGBA, OutputFormat.PNG),
+        (RGB, OutputFormat.PNG),
+        (RGBA, OutputFormat.WEBP),
+        (RGB, OutputFormat.WEBP),
+        (RGB, OutputFormat.JPEG),
+    ],
+)
+def test_profile_and_resolution_survive_a_round_trip(pixels, file_format):
+    body = encode(pixels, file_format, Metadata(PROFILE, (300.0, 150.0)), SHARP)
+    found = decode(body, read_header(body, ImageLimits())).metadata
+    assert found.icc_profile == PROFILE
+    assert found.dpi == pytest.approx((300, 150), abs=0.02)
+
+
+@pytest.mark.parametrize("file_format", list(OutputFormat))
+def test_a_matte_keeps_the_resolution_but_no_colour_profile(file_format):
+    body = encode(MATTE, file_format, Metadata(PROFILE, (300.0, 300.0)), SHARP)
+    found = decode(body, read_header(body, ImageLimits())).metadata
+    assert found.dpi == pytest.approx((300, 300), abs=0.02)
+    assert "icc_profile" not in opened(body).info
+
+
+@pytest.mark.parametrize("file_format", list(OutputFormat))
+def test_nothing_is_invented(file_format):
+    info = opened(encode(RGB, file_format, Metadata(), SHARP)).info
+    assert not info.keys() & {"icc_profile", "dpi", "exif", "xmp", "comment"}
+
+
+def test_png_chunks_come_in_the_order_of_the_standard():
+    body = encode(RGB, OutputFormat.PNG, Metadata(PROFILE, (72.0, 72.0)), SHARP)
+    names = list(files.png_chunks(body))
+    assert names.index(b"IHDR") < names.index(b"iCCP") < names.index(b"pHYs") < names.index(b"IDAT")
+
+
+@pytest.mark.parametrize("output", list(Output))
+@pytest.mark.parametrize("file_format", list(OutputFormat))
+def test_only_a_cutout_as_jpeg_is_impossible(output, file_format):
+    if (output, file_format) == (Output.CUTOUT, OutputFormat.JPEG):
+        with pytest.raises(
+            InvalidOptionError, match=r"expected format=png or format=webp for output=cutout, found format=jpeg"
+        ):
+            check_combination(output, file_format)
+        assert file_format not in formats_of(output)
+    else:
+        check_combination(output, file_format)
+        assert file_format in formats_of(output)
+
+
+def test_sides_beyond_the_format_are_refused_with_a_way_out():
+    check_size((16383, 10), OutputFormat.WEBP)
+    with pytest.raises(
+        InvalidOptionError, match=r"at most 16383 pixels for format=webp, found 10×16384: use format=png or"
+    ):
+        check_size((16384, 10), OutputFormat.WEBP)
+    with pytest.raises(InvalidOptionError, match=r"use format=png$"):
+        check_size((10, 65501), OutputFormat.JPEG)
+    check_size((1, 1_000_000), OutputFormat.PNG)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "side"), [(OutputFormat.WEBP, 16383), (OutputFormat.JPEG, 65500), (OutputFormat.PNG, 70000)]
+)
+def test_the_longest_sides_can_really_be_written(file_format, side):
+    assert opened(encode(np.zeros((2, side), np.uint8), file_format, Metadata(), SHARP)).size == (side, 2)
+
+
+def test_media_types():
+    assert {name: MEDIA_TYPES[name] for name in OutputFormat} == {
+        "png": "image/png",
+        "webp": "image/webp",
+        "jpeg": "image/jpeg",
+    }
