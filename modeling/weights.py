@@ -21,8 +21,10 @@ from torch import Tensor
 from modeling.birefnet.config import BiRefNetConfig
 from modeling.birefnet.inferred_config import config_from_shapes
 from modeling.birefnet.network import BiRefNet
+from modeling.birefnet.window_attention import relative_position_index
 
 CONFIG_KEY = "birefnet_config"
+POSITION_INDEX = ".relative_position_index"
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 
 # Buffers that are recomputed or never read, and the heads that only training reads: all that a file may lack.
@@ -39,16 +41,25 @@ def load_network(path: Path | str) -> BiRefNet:
     """The network of a checkpoint, in fp32 on the CPU and in evaluation mode.
 
     Raises:
-        WeightsError: The file cannot be read, is of another architecture, or its keys do not fit.
+        WeightsError: The file cannot be read, is of another architecture, or its keys do not fit. Keys that may be
+            absent (`MAY_BE_ABSENT`) become zeros, but for the position index, which is computed.
         FileNotFoundError: There is no such file.
     """
     state, metadata = _read(Path(path))
     try:
         config = _stored_config(metadata) or infer_config(state)
-        network = BiRefNet(config)
-        load_state(network, state)
+        # Without memory of its own: initialising the largest network takes seconds, and every value is replaced.
+        with torch.device("meta"):
+            network = BiRefNet(config)
+        expected = network.state_dict()
+        _check(expected, state, config)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
+    values = {
+        key: state[key].to(tensor.dtype) if key in state else _substitute(key, tensor, config)
+        for key, tensor in expected.items()
+    }
+    network.load_state_dict(values, assign=True)
     return network.eval()
 
 
@@ -85,7 +96,7 @@ def infer_config(state: Mapping[str, Tensor]) -> BiRefNetConfig:
 
 
 def load_state(network: BiRefNet, state: Mapping[str, Tensor]) -> None:
-    """Copy the tensors into the network, or change nothing.
+    """Copy the tensors into the network, or, if one does not fit, change nothing.
 
     Only `MAY_BE_ABSENT` keys may be missing; the network keeps its own values for those.
 
@@ -93,22 +104,7 @@ def load_state(network: BiRefNet, state: Mapping[str, Tensor]) -> None:
         WeightsError: Names every key that is missing, not of this network, or of the wrong shape.
     """
     expected = network.state_dict()
-    problems = [
-        f"missing {key} {_shape(tensor)}"
-        for key, tensor in expected.items()
-        if key not in state and not MAY_BE_ABSENT.search(key)
-    ]
-    problems += [f"unknown {key} {_shape(tensor)}" for key, tensor in state.items() if key not in expected]
-    problems += [
-        f"misshapen {key}: expected {_shape(tensor)}, found {_shape(state[key])}"
-        for key, tensor in expected.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    if problems:
-        raise WeightsError(f"{len(problems)} keys do not fit the network:\n  " + "\n  ".join(problems))
-    index = {key: tensor for key, tensor in expected.items() if key.endswith("relative_position_index")}
-    if wrong := [key for key, tensor in index.items() if key in state and not torch.equal(state[key].long(), tensor)]:
-        raise WeightsError("the file numbers window positions differently than the network in " + ", ".join(wrong))
+    _check(expected, state, network.config)
     network.load_state_dict({**expected, **state})
 
 
@@ -140,6 +136,32 @@ def save_state(network: BiRefNet, path: Path | str, metadata: Mapping[str, str] 
         Path(draft).replace(path)
     finally:
         Path(draft).unlink(missing_ok=True)
+
+
+def _check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], config: BiRefNetConfig) -> None:
+    problems = [
+        f"missing {key} {_shape(tensor)}"
+        for key, tensor in expected.items()
+        if key not in state and not MAY_BE_ABSENT.search(key)
+    ]
+    problems += [f"unknown {key} {_shape(tensor)}" for key, tensor in state.items() if key not in expected]
+    problems += [
+        f"misshapen {key}: expected {_shape(tensor)}, found {_shape(state[key])}"
+        for key, tensor in expected.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    if problems:
+        raise WeightsError(f"{len(problems)} keys do not fit the network:\n  " + "\n  ".join(problems))
+    index = relative_position_index(config.backbone.window)
+    if wrong := [key for key in state if key.endswith(POSITION_INDEX) and not torch.equal(state[key].long(), index)]:
+        raise WeightsError("the file numbers window positions unlike the network in " + ", ".join(wrong))
+
+
+def _substitute(key: str, tensor: Tensor, config: BiRefNetConfig) -> Tensor:
+    """What stands for a key that a file may lack: the index recomputed, counters and training heads zero."""
+    if key.endswith(POSITION_INDEX):
+        return relative_position_index(config.backbone.window)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
