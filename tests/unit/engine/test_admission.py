@@ -1,0 +1,271 @@
+"""The door: limits by number and megapixels, honest advice, predicted deadlines, drain, and exact counts."""
+
+import asyncio
+import contextlib
+import math
+from collections import Counter
+
+import pytest
+
+from server.engine.admission import Admission, AdmissionLimits, ServiceRate, megapixels_within
+from server.engine.batching import Priority
+from server.errors import DeadlineExceededError, DrainingError, NotReadyError, OverloadedError, ServerError
+from server.observability.metrics import REFUSALS, Metrics
+from tests.support.backends import counted, turn_loop
+from tests.support.clock import FakeClock
+
+
+class Door:
+    """An admission with a fake clock."""
+
+    def __init__(self, **limits) -> None:
+        self.clock, self.metrics = FakeClock(), Metrics()
+        self.unready: str | None = None
+        self.admission = Admission(AdmissionLimits(**limits), self.metrics, lambda: self.unready, self.clock)
+
+    def serve(self, requests: int, seconds_each: float, megapixels: float = 1.0) -> None:
+        """Let requests through, one after the other."""
+        for _ in range(requests):
+            with self.admission.enter(megapixels):
+                self.clock.advance(seconds_each)
+
+    def refusal(self, megapixels: float = 1.0, **claim) -> ServerError:
+        with pytest.raises(ServerError) as caught, self.admission.enter(megapixels, **claim):
+            pass
+        return caught.value
+
+    def refusals(self) -> dict[str, int]:
+        found = {reason: int(counted(self.metrics, "birefnet_refusals_total", reason=reason)) for reason in REFUSALS}
+        return {reason: count for reason, count in found.items() if count}
+
+
+@contextlib.contextmanager
+def inside(door: Door, requests: int, megapixels: float = 1.0, **claim):
+    with contextlib.ExitStack() as stack:
+        for _ in range(requests):
+            stack.enter_context(door.admission.enter(megapixels, **claim))
+        yield
+
+
+def test_the_door_counts_requests():
+    door = Door(max_requests=3)
+    with inside(door, 3):
+        assert door.admission.inside == 3
+        error = door.refusal()
+        assert isinstance(error, OverloadedError)
+        assert "at most 3 requests" in error.detail
+    assert door.admission.inside == 0
+    door.serve(1, 0.1)
+    assert door.refusals() == {"requests": 1}
+
+
+def test_the_door_counts_megapixels():
+    door = Door(max_megapixels=100)
+    with inside(door, 2, 40.0):
+        assert door.admission.megapixels_inside == 80
+        with door.admission.enter(20.0):
+            error = door.refusal(0.5)
+        assert isinstance(error, OverloadedError)
+        assert "at most 100 megapixels" in error.detail
+        assert "100 are inside" in error.detail
+    assert door.refusals() == {"megapixels": 1}
+
+
+def test_a_single_large_image_comes_in_when_nobody_is_inside():
+    door = Door(max_megapixels=10)
+    with door.admission.enter(50.0):
+        assert isinstance(door.refusal(0.1), OverloadedError)
+    with door.admission.enter(50.0):
+        pass
+
+
+def test_whoever_fails_inside_leaves_too():
+    door = Door(max_requests=1)
+    for error in (RuntimeError, asyncio.CancelledError):
+        with pytest.raises(error), door.admission.enter(1.0):
+            raise error
+    assert door.admission.inside == 0
+    assert door.admission.rate.finished == 0, "only answers show what the server can do"
+
+
+@pytest.mark.parametrize("seconds_each", [0.05, 0.8, 3.0])
+def test_retry_after_is_the_place_in_line_at_the_measured_rate(seconds_each):
+    door = Door(max_requests=2, max_retry_after_s=1000)
+    door.serve(40, seconds_each)
+    rate = door.admission.rate.requests_per_s or 0.0
+    assert rate == pytest.approx(1 / seconds_each, rel=0.1)
+    with inside(door, 2):
+        advised = [door.refusal().retry_after_s for _ in range(30)]
+    assert advised == [max(1, math.ceil(place / rate)) for place in range(1, 31)]
+    assert all(isinstance(seconds, int) for seconds in advised)
+
+
+def test_the_line_moves_on_with_time():
+    door = Door(max_requests=1)
+    door.serve(40, 2.0)
+    with inside(door, 1):
+        assert [door.refusal().retry_after_s for _ in range(3)] == [2, 4, 6]
+        door.clock.advance(5)
+        assert door.refusal().retry_after_s == 3, "one second of the old line is left"
+        door.clock.advance(100)
+        assert door.refusal().retry_after_s in (2, 3), "nobody is in the line any more"
+
+
+def test_retry_after_counts_the_pixels_that_must_go_first():
+    door = Door(max_megapixels=100, max_retry_after_s=1000)
+    door.serve(40, 1.0, megapixels=10.0)
+    megapixels_per_s = door.admission.rate.megapixels_per_s or 0.0
+    assert megapixels_per_s == pytest.approx(10, rel=0.1)
+    with inside(door, 1, 100.0):
+        first = door.refusal(50.0).retry_after_s
+        assert first == math.ceil(50 / megapixels_per_s)
+
+
+def test_retry_after_has_a_ceiling():
+    door = Door(max_requests=1, max_retry_after_s=7)
+    door.serve(10, 5.0)
+    with inside(door, 1):
+        assert [door.refusal().retry_after_s for _ in range(3)] == [5, 7, 7]
+
+
+def test_before_the_first_answer_the_warm_up_says_how_fast_it_goes():
+    door = Door(max_requests=1)
+    door.metrics.device.assume(3.5)
+    with inside(door, 1):
+        assert door.refusal().retry_after_s == 4
+
+
+class TestServiceRate:
+    def test_is_unknown_before_the_first_answer(self):
+        rate = ServiceRate()
+        assert rate.requests_per_s is None
+        rate.begin(0)
+        rate.end(10)
+        assert rate.requests_per_s is None
+
+    def test_idle_time_does_not_count(self):
+        rate = ServiceRate()
+        for start in (0.0, 100.0, 5000.0, 9000.0):
+            rate.begin(start)
+            rate.finish(2.0, start + 0.5)
+            rate.end(start + 0.5)
+        assert rate.requests_per_s == pytest.approx(2, rel=0.05)
+        assert rate.megapixels_per_s == pytest.approx(4, rel=0.05)
+
+    def test_work_side_by_side_counts_as_such(self):
+        rate = ServiceRate()
+        rate.begin(0)
+        for second in range(1, 61):
+            for _ in range(4):
+                rate.finish(1.0, float(second))
+        assert rate.requests_per_s == pytest.approx(4, rel=0.1)
+
+    def test_follows_a_change_within_five_memories_of_work(self):
+        rate, now = ServiceRate(), 0.0
+        rate.begin(now)
+        for interval, expected in ((0.1, 10), (2.0, 0.5)):
+            for _ in range(int(150 / interval)):
+                now += interval
+                rate.finish(1.0, now)
+            assert rate.requests_per_s == pytest.approx(expected, rel=0.2)
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once():
+    door = Door()
+    door.serve(20, 1.0)
+    now = door.clock()
+    assert isinstance(door.refusal(deadline=now - 1), DeadlineExceededError)
+    assert isinstance(door.refusal(deadline=now), DeadlineExceededError)
+    with inside(door, 5, priority=Priority.HIGH):
+        error = door.refusal(deadline=now + 4)
+        assert isinstance(error, DeadlineExceededError)
+        assert "5 requests are ahead and take about 4.9 s, but only 4.0 s are left" in error.detail
+        with door.admission.enter(1.0, deadline=now + 6):
+            pass
+    assert door.refusals() == {"deadline": 3}
+
+
+def test_only_who_goes_first_counts_against_a_deadline():
+    door = Door()
+    door.serve(20, 1.0)
+    now = door.clock()
+    with inside(door, 30, priority=Priority.NORMAL, deadline=now + 300):
+        with door.admission.enter(1.0, deadline=now + 4):
+            pass  # the earliest deadline goes first
+        with door.admission.enter(1.0, Priority.HIGH, now + 300):
+            pass
+        assert isinstance(door.refusal(priority=Priority.LOW, deadline=now + 20), DeadlineExceededError)
+
+
+def test_nobody_is_refused_on_a_prediction_without_evidence():
+    door = Door()
+    door.serve(2, 10.0)
+    with inside(door, 10), door.admission.enter(1.0, deadline=door.clock() + 0.1):
+        pass
+
+
+def test_the_door_is_shut_while_the_engine_is_not_ready():
+    door = Door()
+    door.unready = "the models are warming up"
+    error = door.refusal()
+    assert isinstance(error, NotReadyError)
+    assert error.detail == "the models are warming up"
+    assert error.retry_after_s is not None
+    assert error.retry_after_s >= 1
+    door.unready = None
+    door.serve(1, 0.1)
+    assert door.refusals() == {"not_ready": 1}
+
+
+async def test_drain_refuses_at_once_and_waits_for_all_inside():
+    door = Door()
+    with inside(door, 1):
+        draining = asyncio.create_task(door.admission.drain())
+        await turn_loop()
+        assert door.admission.draining
+        error = door.refusal()
+        assert isinstance(error, DrainingError)
+        assert error.retry_after_s == 1
+        assert not draining.done()
+    await draining
+    assert door.refusals() == {"draining": 1}
+    await door.admission.drain()
+
+
+def test_what_is_counted_is_what_was_raised():
+    """A long mixed run: for each reason the counter equals the number of clients that were told so."""
+    door = Door(max_requests=4, max_megapixels=20)
+    door.serve(10, 1.0)
+    raised: Counter[str] = Counter()
+    names = {OverloadedError: "overloaded", DeadlineExceededError: "deadline", NotReadyError: "not_ready"}
+    accepted: list[contextlib.AbstractContextManager[None]] = []
+    for step in range(400):
+        door.unready = "warming" if step % 50 == 7 else None
+        if len(accepted) > 2 and step % 3 == 0:
+            accepted.pop(0).__exit__(None, None, None)
+        request = door.admission.enter((step * 7) % 23, deadline=door.clock() + step % 9)
+        try:
+            request.__enter__()
+        except ServerError as error:
+            raised[names[type(error)]] += 1
+        else:
+            accepted.append(request)
+        door.clock.advance(0.1)
+    found = door.refusals()
+    assert set(found) == {"requests", "megapixels", "deadline", "not_ready"}, "the run meets every reason"
+    assert found["requests"] + found["megapixels"] == raised["overloaded"]
+    assert found["deadline"] == raised["deadline"]
+    assert found["not_ready"] == raised["not_ready"]
+    assert sum(raised.values()) + len(accepted) <= 400
+
+
+def test_memory_bounds_the_pixels():
+    # Half of 1.1 GB, at 11 bytes for each pixel.
+    assert megapixels_within(1_100_000_000) == pytest.approx(50)
+    assert megapixels_within(0) == 1.0
+
+
+@pytest.mark.parametrize("wrong", [{"max_requests": 0}, {"max_megapixels": 0}, {"max_retry_after_s": 0}])
+def test_impossible_limits_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected positive numbers"):
+        AdmissionLimits(**wrong)

@@ -1,0 +1,207 @@
+"""Before an engine is ready: every batch size runs, the self-test passes, and a failure says by how much."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from artifact import ArtifactError
+from server.backends.base import Arrays, BackendFault, OutOfMemoryFault
+from server.backends.fake import FakeBackend, FakeOptions, fake_artifact
+from server.backends.ort import OrtBackend, OrtOptions
+from server.engine import Engine, EngineLimits
+from server.engine.warmup import SelfTestFailedError
+from server.errors import NotReadyError, UnknownModelError
+from server.observability.metrics import Metrics
+from tests.support.backends import (
+    PATIENCE_S,
+    SIZE,
+    DeviceScript,
+    fake_artifact_with_self_test,
+    mark_of,
+    marked_item,
+    running_engine,
+    tiny_onnx_artifact,
+)
+
+
+class RecordingBackend(FakeBackend):
+    """Notes the size of every batch."""
+
+    def __init__(self, options: FakeOptions = FakeOptions(), capacity: int = 1000) -> None:  # noqa: B008 - frozen
+        super().__init__(options)
+        self.sizes: list[int] = []
+        self.capacity = capacity
+
+    def run(self, artifact_id: str, arrays: Arrays) -> Arrays:
+        self.sizes.append(len(arrays["image"]))
+        if self.sizes[-1] > self.capacity:
+            raise OutOfMemoryFault("too many")
+        return super().run(artifact_id, arrays)
+
+
+async def test_not_ready_before_the_last_batch_size_has_run():
+    begun, go = threading.Event(), threading.Event()
+
+    def hold(artifact_id: str, arrays: Arrays) -> None:
+        begun.set()
+        assert go.wait(PATIENCE_S)
+
+    engine = Engine([lambda: FakeBackend(before_run=hold)], EngineLimits(), Metrics())
+    starting = asyncio.create_task(engine.start({"a": fake_artifact(SIZE)}))
+    assert await asyncio.to_thread(begun.wait, PATIENCE_S)
+    assert not engine.ready
+    assert engine.live, "liveness does not wait for the models"
+    assert engine.unready_reason == "the models are warming up"
+    with pytest.raises(NotReadyError, match="warming up"):
+        await engine.submit(marked_item(1))
+    go.set()
+    await starting
+    assert engine.ready
+    assert mark_of(await engine.submit(marked_item(1))) == 1
+    await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("device_max", "operator_max", "artifact_max", "expected"),
+    [(3, None, 32, 3), (3, 5, 32, 5), (3, 5, 4, 4), (8, None, 2, 2), (8, 1, 8, 1)],
+)
+async def test_every_batch_size_up_to_the_limit_runs(device_max, operator_max, artifact_max, expected):
+    backend = RecordingBackend(FakeOptions(max_batch=device_max))
+    engine = Engine([lambda: backend], EngineLimits(max_batch=operator_max), Metrics())
+    await engine.start({"a": fake_artifact(SIZE, max_batch=artifact_max)})
+    assert set(backend.sizes) == set(range(1, expected + 1))
+    backend.sizes.clear()
+    await asyncio.gather(*(engine.submit(marked_item(mark)) for mark in range(20)))
+    assert max(backend.sizes) == expected
+    await engine.close()
+
+
+async def test_what_does_not_fit_while_warming_up_is_never_tried_again():
+    backend = RecordingBackend(FakeOptions(max_batch=8), capacity=3)
+    engine = Engine([lambda: backend], EngineLimits(), Metrics())
+    await engine.start({"a": fake_artifact(SIZE)})
+    backend.sizes.clear()
+    await asyncio.gather(*(engine.submit(marked_item(mark)) for mark in range(20)))
+    assert max(backend.sizes) == 3
+    await engine.close()
+
+
+async def test_an_artifact_that_does_not_fit_even_alone_is_not_served():
+    engine = Engine([lambda: RecordingBackend(capacity=0)], EngineLimits(), Metrics())
+    with pytest.raises(OutOfMemoryFault):
+        await engine.start({"a": fake_artifact(SIZE)})
+    assert not engine.ready
+    await engine.close()
+
+
+async def test_a_passed_self_test_is_ready_on_a_real_runtime(tmp_path):
+    engine = Engine([lambda: OrtBackend(OrtOptions(threads=1))], EngineLimits(), Metrics())
+    await engine.start({"tiny": tiny_onnx_artifact(tmp_path / "artifact")})
+    assert engine.ready
+    assert engine.precisions == {"tiny": "fp32"}
+    await engine.close()
+
+
+async def test_a_failed_self_test_is_not_ready_and_says_by_how_much(tmp_path):
+    engine = Engine([lambda: OrtBackend(OrtOptions(threads=1))], EngineLimits(), Metrics())
+    artifact = tiny_onnx_artifact(tmp_path / "artifact", expected_offset=0.125)
+    with pytest.raises(SelfTestFailedError):
+        await engine.start({"tiny": artifact})
+    assert not engine.ready
+    assert engine.live, "a restart would not cure it"
+    reason = str(engine.unready_reason)
+    assert "self-test of tiny at fp32 on ort-cpu" in reason
+    assert "max 1.25e-01 (at most 1e-04), mean 1.25e-01 (at most 1e-05)" in reason
+    with pytest.raises(NotReadyError, match="self-test of tiny"):
+        await engine.submit(marked_item(1, "tiny"))
+    await engine.close()
+
+
+async def test_a_device_that_mixes_the_images_of_a_batch_fails_the_self_test(tmp_path):
+    """Right alone, wrong in company: the trap of a batch size baked into a graph."""
+
+    class MixingBackend(FakeBackend):
+        def run(self, artifact_id: str, arrays: Arrays) -> Arrays:
+            alpha = super().run(artifact_id, arrays)["alpha"].copy()
+            alpha[1:] = 0
+            return {"alpha": alpha}
+
+    engine = Engine([MixingBackend], EngineLimits(max_batch=2), Metrics())
+    with pytest.raises(SelfTestFailedError, match="in row 1 of a batch of 2"):
+        await engine.start({"a": fake_artifact_with_self_test(tmp_path / "artifact")})
+    await engine.close()
+
+
+async def test_not_a_number_fails_the_self_test(tmp_path):
+    class NanBackend(FakeBackend):
+        def run(self, artifact_id: str, arrays: Arrays) -> Arrays:
+            return {"alpha": np.full_like(super().run(artifact_id, arrays)["alpha"], np.nan)}
+
+    engine = Engine([NanBackend], EngineLimits(), Metrics())
+    with pytest.raises(SelfTestFailedError, match="max nan"):
+        await engine.start({"a": fake_artifact_with_self_test(tmp_path / "artifact")})
+    await engine.close()
+
+
+async def test_an_artifact_with_files_must_carry_a_self_test(tmp_path):
+    artifact = tiny_onnx_artifact(tmp_path / "artifact")
+    files = {role: entry for role, entry in artifact.manifest.files.items() if role != "self_test"}
+    object.__setattr__(artifact.manifest, "files", files)
+    engine = Engine([lambda: OrtBackend(OrtOptions(threads=1))], EngineLimits(), Metrics())
+    with pytest.raises(ArtifactError, match="self_test"):
+        await engine.start({"tiny": artifact})
+    assert "self_test" in str(engine.unready_reason)
+    await engine.close()
+
+
+async def test_a_device_that_cannot_be_opened_is_told_at_the_start():
+    def broken() -> FakeBackend:
+        raise BackendFault("no such card")
+
+    engine = Engine([broken], EngineLimits(), Metrics())
+    with pytest.raises(BackendFault, match="no such card"):
+        await engine.start({"a": fake_artifact(SIZE)})
+    assert engine.unready_reason == "start failed: no such card"
+    await engine.close()
+
+
+async def test_artifacts_come_and_go_while_others_are_served():
+    script, metrics = DeviceScript(), Metrics()
+    async with running_engine(script, metrics=metrics) as engine:
+        script.armed = False
+        await engine.load("b", fake_artifact(SIZE, name="second"))
+        script.armed = True
+        assert mark_of(await engine.submit(marked_item(7, "b"))) == 7
+        assert 'model="second"' in metrics.render()[0].decode()
+        with pytest.raises(ValueError, match="a new id"):
+            await engine.load("b", fake_artifact(SIZE))
+        script.gated = True
+        last = asyncio.create_task(engine.submit(marked_item(8, "b")))
+        script.forget_arrivals()
+        await script.arrival()
+        leaving = asyncio.create_task(engine.unload("b"))
+        await asyncio.sleep(0)
+        with pytest.raises(UnknownModelError):
+            await engine.submit(marked_item(9, "b"))
+        script.open()
+        await leaving
+        assert mark_of(last.result()) == 8, "what was accepted is answered"
+        assert 'model="second"' not in metrics.render()[0].decode()
+        assert mark_of(await engine.submit(marked_item(1))) == 1
+
+
+async def test_a_failing_addition_leaves_the_served_alone(tmp_path):
+    script = DeviceScript()
+    async with running_engine(script) as engine:
+        artifact = fake_artifact_with_self_test(tmp_path / "artifact")
+        np.savez(
+            artifact.file("self_test"), image=np.zeros((1, *SIZE, 3), np.uint8), alpha=np.ones((1, *SIZE), np.float32)
+        )
+        with pytest.raises(SelfTestFailedError):
+            await engine.load("bad", artifact)
+        assert engine.ready
+        assert mark_of(await engine.submit(marked_item(1))) == 1
+        with pytest.raises(UnknownModelError):
+            await engine.submit(marked_item(1, "bad"))
