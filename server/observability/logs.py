@@ -8,6 +8,7 @@ their number.
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal, TextIO
@@ -60,14 +61,14 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=_printable)
+        return json.dumps(entry, ensure_ascii=False)
 
 
 class TextFormatter(logging.Formatter):
     """Time, level, logger, message, then the fields as `name=value`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{name}={_printable(value)}" for name, value in _fields(record).items())
+        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
         line = f"{_instant(record)} {record.levelname:<7} {record.name}: {record.getMessage()} {fields}".rstrip()
         # Text from outside must not forge a second line.
         line = line.replace("\r", "\\r").replace("\n", "\\n")
@@ -95,6 +96,8 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 def _printable(value: object) -> object:
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"
-    if isinstance(value, str | int | float | bool | type(None) | list | tuple | dict):
-        return value
-    return str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _printable(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_printable(inner) for inner in value]
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)

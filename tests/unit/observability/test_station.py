@@ -1,0 +1,116 @@
+"""How busy a place is, and how much work it still holds, to the second."""
+
+import threading
+
+import pytest
+
+from server.observability.station import Station
+from tests.support.clock import FakeClock
+
+
+def test_busy_seconds_count_what_runs_side_by_side_and_what_is_not_done_yet():
+    clock = FakeClock()
+    station = Station(capacity=2, clock=clock)
+    station.arrive(2)
+    with station.work():
+        clock.advance(3)
+        with station.work():
+            clock.advance(4)
+            assert station.busy_s == pytest.approx(3 + 2 * 4)
+        clock.advance(1)
+    clock.advance(100)
+    assert station.busy_s == pytest.approx(12)
+
+
+def test_backlog_is_the_work_inside_at_the_measured_speed():
+    clock = FakeClock()
+    station = Station(capacity=2, clock=clock)
+    station.arrive(3)
+    assert station.backlog_s == 0, "nothing is known yet"
+    station.assume(0.5)
+    assert station.backlog_s == pytest.approx(3 * 0.5 / 2)
+    with station.work(2):
+        assert station.backlog_s == pytest.approx(3 * 0.5 / 2), "what runs is not done"
+        clock.advance(1.0)
+    assert station.backlog_s == pytest.approx(0.5 / 2)
+    station.leave()
+    assert station.backlog_s == 0
+
+
+def test_a_batch_is_as_long_as_its_items_together():
+    clock = FakeClock()
+    station = Station(clock=clock)
+    station.arrive(4)
+    with station.work(4):
+        clock.advance(2.0)
+    assert station.item_s == pytest.approx(0.5)
+
+
+def test_the_mean_follows_what_is_measured():
+    clock = FakeClock()
+    station = Station(clock=clock)
+    assert station.item_s is None
+    for seconds in (1.0, *(3.0 for _ in range(60))):
+        station.arrive()
+        with station.work():
+            clock.advance(seconds)
+    assert station.item_s == pytest.approx(3.0, rel=0.01)
+    station.assume(99.0)
+    assert station.item_s == pytest.approx(3.0, rel=0.01), "what was measured is not replaced by an assumption"
+
+
+def test_the_busy_share_is_of_the_last_half_minute():
+    clock = FakeClock()
+    station = Station(capacity=4, clock=clock)
+    assert station.busy_share == 0
+    for _ in range(100):
+        station.arrive()
+        with station.work():
+            clock.advance(1)
+        station.busy_share  # noqa: B018 - a scrape
+    assert station.busy_share == pytest.approx(0.25)
+    for _ in range(40):
+        clock.advance(1)
+        station.busy_share  # noqa: B018 - a scrape
+    assert station.busy_share == 0
+
+
+def test_work_that_fails_is_still_work_done():
+    clock = FakeClock()
+    station = Station(clock=clock)
+    station.arrive()
+
+    def fail() -> None:
+        with station.work():
+            clock.advance(2)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert station.busy_s == 2
+    assert station.backlog_s == 0
+
+
+def test_counts_survive_many_threads():
+    station = Station(capacity=8)
+
+    def work() -> None:
+        for _ in range(300):
+            station.arrive()
+            with station.work():
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert station.backlog_s == 0
+    station.assume(1.0)
+    station.arrive()
+    assert station.backlog_s > 0
+
+
+def test_capacity_must_be_positive():
+    with pytest.raises(ValueError, match="expected 1 or more, found 0"):
+        Station(0)
