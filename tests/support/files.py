@@ -27,6 +27,34 @@ def raw_png(samples: NDArray[np.unsignedinteger], colour_type: int, depth: int, 
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, data) for name, data in parts)
 
 
+def raw_tiff(
+    samples: NDArray[np.unsignedinteger],
+    byte_order: str,
+    *,
+    bits: int,
+    photometric: int = 1,
+    extra_samples: int | None = None,
+) -> bytes:
+    """An uncompressed TIFF of one strip with exactly these samples (TIFF 6.0); `byte_order` is `<` or `>`."""
+    height, width = samples.shape[:2]
+    channels = samples.shape[2] if samples.ndim == 3 else 1
+    data = samples.astype(f"{byte_order}u{bits // 8}").tobytes()
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 277: channels, 278: height}
+    if extra_samples is not None:
+        tags[338] = extra_samples
+    entries = {tag: struct.pack(f"{byte_order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items()}
+    start = 8 + 2 + 12 * (len(entries) + 2) + 4
+    depths = b""
+    if channels > 1:  # the depths of several channels do not fit into the entry
+        depths = struct.pack(f"{byte_order}{channels}H", *[bits] * channels)
+        entries[258] = struct.pack(f"{byte_order}HHII", 258, 3, channels, start)
+    entries[273] = struct.pack(f"{byte_order}HHII", 273, 4, 1, start + len(depths))
+    entries[279] = struct.pack(f"{byte_order}HHII", 279, 4, 1, len(data))
+    magic = {"<": b"II", ">": b"MM"}[byte_order] + struct.pack(f"{byte_order}HI", 42, 8)
+    directory = b"".join(entry for _, entry in sorted(entries.items()))
+    return magic + struct.pack(f"{byte_order}H", len(entries)) + directory + bytes(4) + depths + data
+
+
 def png_chunk(name: bytes, data: bytes) -> bytes:
     """One chunk with length and checksum."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

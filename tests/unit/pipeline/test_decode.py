@@ -22,6 +22,11 @@ def decoded(data: bytes, at_least: tuple[int, int] | None = None) -> DecodedImag
     return decode(data, read_header(data, ImageLimits()), at_least)
 
 
+def alpha_of(image: DecodedImage) -> np.ndarray:
+    assert image.alpha is not None
+    return image.alpha
+
+
 def grey(levels) -> np.ndarray:
     return np.repeat(levels[..., None], 3, axis=2)
 
@@ -70,7 +75,7 @@ def test_orientation_by_hand():
 def test_alpha_turns_with_the_image():
     pixels = np.dstack([PIXELS, np.arange(21 * 34, dtype=np.uint8).reshape(21, 34)])
     image = decoded(png(pixels, exif=_exif(8)))
-    np.testing.assert_array_equal(image.alpha, np.rot90(pixels[..., 3]))
+    np.testing.assert_array_equal(alpha_of(image), np.rot90(pixels[..., 3]))
     np.testing.assert_array_equal(image.rgb, np.rot90(pixels[..., :3]))
 
 
@@ -94,19 +99,19 @@ def test_sixteen_bit_grey_png_is_scaled_and_not_white():
 
 @pytest.mark.parametrize("byte_order", ["<", ">"])
 def test_sixteen_bit_grey_tiff(byte_order):
-    image = decoded(_tiff(RAMP16, byte_order, bits=16))
+    image = decoded(files.raw_tiff(RAMP16, byte_order, bits=16))
     np.testing.assert_array_equal(image.rgb, grey(RAMP16_AS_8))
 
 
 def test_sixteen_bit_grey_tiff_with_white_as_zero():
-    image = decoded(_tiff(RAMP16, "<", bits=16, photometric=0))
+    image = decoded(files.raw_tiff(RAMP16, "<", bits=16, photometric=0))
     np.testing.assert_array_equal(image.rgb, grey(np.rint((65535 - RAMP16) / 257).astype(np.uint8)))
 
 
 def test_sixteen_bit_grey_with_a_transparent_level():
     levels = np.array([[0, 256, 257], [65535, 1, 256]], np.uint16)
     image = decoded(files.raw_png(levels, files.GREY, 16, (b"tRNS", b"\x01\x00")))
-    np.testing.assert_array_equal(image.alpha, [[255, 0, 255], [255, 255, 0]])
+    np.testing.assert_array_equal(alpha_of(image), [[255, 0, 255], [255, 255, 0]])
 
 
 @pytest.mark.parametrize(("channels", "colour_type"), [(3, files.RGB), (4, files.RGB_ALPHA), (2, files.GREY_ALPHA)])
@@ -117,7 +122,7 @@ def test_sixteen_bit_colour_is_within_one_level(channels, colour_type):
     colours = eight[..., :3] if channels > 2 else grey(eight[..., 0])
     assert np.abs(image.rgb.astype(int) - colours).max() <= 1
     if channels in (2, 4):
-        assert np.abs(image.alpha.astype(int) - eight[..., -1]).max() <= 1
+        assert np.abs(alpha_of(image).astype(int) - eight[..., -1]).max() <= 1
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
@@ -131,7 +136,7 @@ def test_grey_of_every_depth_is_stretched_to_eight_bits(depth):
 def test_transparent_level_of_every_depth(depth):
     levels = (np.arange(21 * 34).reshape(21, 34) % (1 << depth)).astype(np.uint8)
     image = decoded(files.raw_png(levels, files.GREY, depth, (b"tRNS", b"\0\x01")))
-    np.testing.assert_array_equal(image.alpha, np.where(levels == 1, 0, 255))
+    np.testing.assert_array_equal(alpha_of(image), np.where(levels == 1, 0, 255))
 
 
 def test_palette():
@@ -148,7 +153,7 @@ def test_palette_with_translucent_entries():
     alpha = np.array([255, 100, 0], np.uint8)
     data = files.raw_png(indices, files.PALETTE, 8, (b"PLTE", palette.tobytes()), (b"tRNS", alpha.tobytes()))
     image = decoded(data)
-    np.testing.assert_array_equal(image.alpha, alpha[indices])
+    np.testing.assert_array_equal(alpha_of(image), alpha[indices])
     np.testing.assert_array_equal(image.rgb, palette[indices])
 
 
@@ -156,8 +161,8 @@ def test_transparent_colour():
     pixels = PIXELS.copy()
     pixels[3, 4] = (1, 2, 3)
     image = decoded(files.raw_png(pixels, files.RGB, 8, (b"tRNS", b"\0\x01\0\x02\0\x03")))
-    assert image.alpha[3, 4] == 0
-    assert np.count_nonzero(image.alpha == 0) == np.count_nonzero((pixels == (1, 2, 3)).all(-1))
+    assert alpha_of(image)[3, 4] == 0
+    assert np.count_nonzero(alpha_of(image) == 0) == np.count_nonzero((pixels == (1, 2, 3)).all(-1))
 
 
 @pytest.mark.parametrize("make", [png, webp])
@@ -166,21 +171,21 @@ def test_colours_under_alpha_are_straight(make):
     pixels = np.full((21, 34, 4), (200, 150, 100, 128), np.uint8)
     image = decoded(make(pixels))
     assert (image.rgb == (200, 150, 100)).all()
-    assert (image.alpha == 128).all()
+    assert (alpha_of(image) == 128).all()
 
 
 def test_premultiplied_tiff_is_made_straight():
     premultiplied = np.full((21, 34, 4), (100, 75, 50, 128), np.uint8)
-    image = decoded(_tiff(premultiplied, "<", bits=8, photometric=2, extra_samples=1))
+    image = decoded(files.raw_tiff(premultiplied, "<", bits=8, photometric=2, extra_samples=1))
     assert np.abs(image.rgb.astype(int) - (199, 149, 100)).max() <= 1
-    assert (image.alpha == 128).all()
+    assert (alpha_of(image) == 128).all()
 
 
 def test_grey_alpha():
     samples = np.stack([PIXELS[..., 0], PIXELS[..., 1]], axis=-1)
     image = decoded(files.raw_png(samples, files.GREY_ALPHA, 8))
     np.testing.assert_array_equal(image.rgb, grey(PIXELS[..., 0]))
-    np.testing.assert_array_equal(image.alpha, PIXELS[..., 1])
+    np.testing.assert_array_equal(alpha_of(image), PIXELS[..., 1])
 
 
 def test_cmyk_without_a_profile():
@@ -206,7 +211,7 @@ def test_grey_with_a_profile_is_converted_by_it():
 
 def test_lab_tiff():
     lab = np.full((21, 34, 3), (137, 80, 67), np.uint8)  # L* 54 of 100 in 255 steps, a* 80, b* 67: red
-    image = decoded(_tiff(lab, "<", bits=8, photometric=8))
+    image = decoded(files.raw_tiff(lab, "<", bits=8, photometric=8))
     red, green, blue = image.rgb[10, 10]
     assert red > 200
     assert max(green, blue) < 60
@@ -303,32 +308,6 @@ def _exif(orientation: int) -> Image.Exif:
     return exif
 
 
-def _tiff(samples, byte_order: str, *, bits: int, photometric: int = 1, extra_samples: int | None = None) -> bytes:
-    """An uncompressed TIFF of one strip (TIFF 6.0)."""
-    height, width = samples.shape[:2]
-    channels = samples.shape[2] if samples.ndim == 3 else 1
-    data = samples.astype(f"{byte_order}u{bits // 8}").tobytes()
-    shorts = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (277, channels), (278, height)]
-    shorts += [(338, extra_samples)] if extra_samples is not None else []
-    tags = {
-        tag: (3, 1, int(value).to_bytes(2, "little" if byte_order == "<" else "big") + b"\0\0") for tag, value in shorts
-    }
-    order = "little" if byte_order == "<" else "big"
-    count = len(tags) + 2
-    start = 8 + 2 + 12 * count + 4
-    if channels > 1:  # the depths of more than two channels do not fit into the entry
-        tags[258] = (3, channels, start.to_bytes(4, order))
-    depths = bits.to_bytes(2, order) * channels if channels > 1 else b""
-    tags[273] = (4, 1, (start + len(depths)).to_bytes(4, order))
-    tags[279] = (4, 1, len(data).to_bytes(4, order))
-    entries = b"".join(
-        tag.to_bytes(2, order) + kind.to_bytes(2, order) + number.to_bytes(4, order) + value
-        for tag, (kind, number, value) in sorted(tags.items())
-    )
-    magic = b"II*\0" if byte_order == "<" else b"MM\0*"
-    return magic + (8).to_bytes(4, order) + count.to_bytes(2, order) + entries + bytes(4) + depths + data
-
-
-def test_the_tiff_writer_of_this_file_is_right():
-    found = cv2.imdecode(np.frombuffer(_tiff(RAMP16, "<", bits=16), np.uint8), cv2.IMREAD_UNCHANGED)
+def test_the_tiff_writer_of_the_tests_is_right():
+    found = cv2.imdecode(np.frombuffer(files.raw_tiff(RAMP16, "<", bits=16), np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(found, RAMP16)
