@@ -73,6 +73,11 @@ class _Loaded:
         return axis if isinstance(axis, int) else None
 
 
+def has_cuda() -> bool:
+    """Whether the installed ONNX Runtime was built with CUDA; whether a GPU answers shows when a model is loaded."""
+    return "CUDAExecutionProvider" in ort.get_available_providers()
+
+
 class OrtBackend:
     """Runs the `model` file of artifacts with ONNX Runtime."""
 
@@ -124,9 +129,9 @@ class OrtBackend:
         self._loaded.clear()
 
     def _has_cuda(self) -> bool:
-        available = ort.get_available_providers()
-        if "CUDAExecutionProvider" in available:
+        if has_cuda():
             return True
+        available = ort.get_available_providers()
         self._without_gpu(f"onnxruntime {ort.__version__} here has the providers {', '.join(available)}")
         return False
 

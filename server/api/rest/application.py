@@ -1,0 +1,84 @@
+"""The FastAPI application: its routes, and the layers around them."""
+
+import platform
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp
+
+from server.api.rest import schemas
+from server.api.rest.boundary import SEGMENT_PATH, RequestBoundary
+from server.api.rest.problems import install_problem_handlers
+from server.api.rest.segment import segment
+from server.api.service import Service
+from server.errors import DeviceLostError, NotReadyError
+from server.observability.metrics import package_version
+
+_DESCRIPTION = "Removes image backgrounds with BiRefNet: an image in, an alpha matte, a cutout or a composite out."
+
+
+def create_app(service: Service) -> ASGIApp:
+    """The whole REST interface as one ASGI application.
+
+    Args:
+        service: What stands behind it.
+    """
+    app = FastAPI(title="BiRefNet server", description=_DESCRIPTION, version=package_version(), redoc_url=None)
+    install_problem_handlers(app)
+    _add_segment(app, service)
+    _add_probes(app, service)
+    _add_descriptions(app, service)
+    return RequestBoundary(app, service)
+
+
+def _add_segment(app: FastAPI, service: Service) -> None:
+    @app.post(
+        SEGMENT_PATH,
+        summary="Separate the subject of an image from its background",
+        response_class=Response,
+        responses=schemas.segment_responses(),
+        openapi_extra={"parameters": schemas.option_parameters(), "requestBody": schemas.segment_body()},
+    )
+    async def post_segment(request: Request) -> Response:
+        return await segment(request, service)
+
+
+def _add_probes(app: FastAPI, service: Service) -> None:
+    @app.get(
+        "/livez",
+        summary="Whether this process can still serve; false when only a new one helps",
+        response_class=PlainTextResponse,
+        responses=schemas.probe_problem("The device is lost."),
+    )
+    async def livez() -> PlainTextResponse:
+        if not service.live():
+            raise DeviceLostError(service.unready_reason() or "the device is lost")
+        return PlainTextResponse("live\n")
+
+    @app.get(
+        "/readyz",
+        summary="Whether requests are taken: models are warm, and the process is not about to exit",
+        response_class=PlainTextResponse,
+        responses=schemas.probe_problem("The reason why not."),
+    )
+    async def readyz() -> PlainTextResponse:
+        if (reason := service.unready_reason()) is not None:
+            raise NotReadyError(reason)
+        return PlainTextResponse("ready\n")
+
+    @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        body, content_type = service.metrics.render()
+        return Response(body, headers={"Content-Type": content_type})
+
+
+def _add_descriptions(app: FastAPI, service: Service) -> None:
+    @app.get("/models", summary="The models that are served, the default one first")
+    async def models() -> dict[str, Any]:
+        return {"models": [dict(model) for model in service.models()]}
+
+    @app.get("/version", summary="What this server is")
+    async def version() -> dict[str, str]:
+        return {"name": "birefnet-server", "version": package_version(), "python": platform.python_version()}

@@ -1,0 +1,82 @@
+"""What surrounds every HTTP request: its id, its line in the log, its count."""
+
+import logging
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.api.service import Service, choose_request_id
+from server.observability.logs import request_id
+
+_log = logging.getLogger(__name__)
+
+SEGMENT_PATH = "/segment"
+_HEADER = "x-request-id"
+_QUIET = ("/livez", "/readyz", "/metrics")  # asked every few seconds, by machines
+
+
+class RequestBoundary:
+    """Outermost ASGI layer of the application."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, self._service)
+        # Never reset: the ASGI server's own report of an exception, further out in this task, carries the id too.
+        request_id.set(exchange.id)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = exchange.id
+                exchange.note(int(message["status"]))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            exchange.note(500)
+
+
+class _Exchange:
+    """One request and what became of it; the first note counts."""
+
+    def __init__(self, scope: MutableMapping[str, Any], service: Service) -> None:
+        headers = {name: value for name, value in scope["headers"] if name == _HEADER.encode()}
+        offered = headers.get(_HEADER.encode())
+        self.id = choose_request_id(offered.decode("latin-1") if offered is not None else None)
+        self._scope = scope
+        self._service = service
+        self._started = time.monotonic()
+        self._noted = False
+        scope.setdefault("state", {})["outcome"] = "ok"
+
+    def note(self, status: int) -> None:
+        """Count and log, before the answer leaves: who has it may rely on the count."""
+        if self._noted:
+            return
+        self._noted = True
+        path, outcome = self._scope["path"], self._scope["state"]["outcome"]
+        if status >= 500 and outcome == "ok":
+            outcome = "internal"
+        if path == SEGMENT_PATH:
+            self._service.count("rest", outcome)
+        _log.log(
+            logging.DEBUG if path in _QUIET else logging.INFO,
+            "request answered",
+            extra={
+                "transport": "rest",
+                "method": self._scope["method"],
+                "path": path[:200],
+                "status": status,
+                "outcome": outcome,
+                "duration_s": round(time.monotonic() - self._started, 4),
+            },
+        )

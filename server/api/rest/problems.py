@@ -1,0 +1,111 @@
+"""Errors as problem documents (RFC 9457), those of the framework and of our own bugs included."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from server.api.status import status_of
+from server.errors import InvalidOptionError, ServerError
+from server.observability.logs import request_id
+
+MEDIA_TYPE = "application/problem+json"
+_TYPE = "urn:problem-type:birefnet:"
+
+
+class ProblemResponse(JSONResponse):
+    """An error as the client sees it."""
+
+    media_type = MEDIA_TYPE
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Answer every error of an application by a problem document."""
+    app.add_exception_handler(ServerError, _answer_server_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    # The framework raises it again after this answer, so uvicorn logs the trace, under the request's id.
+    app.add_exception_handler(Exception, _answer_bug)
+
+
+def problem_schema() -> dict[str, Any]:
+    """JSON Schema of the documents, for OpenAPI."""
+    text, whole = {"type": "string"}, {"type": "integer"}
+    return {
+        "type": "object",
+        "description": "RFC 9457 problem details.",
+        "required": ["type", "title", "status", "detail", "code", "retryable", "request_id"],
+        "properties": {
+            "type": {**text, "description": "URN of the kind of problem."},
+            "title": {**text, "description": "The kind in words, always the same."},
+            "status": {**whole, "description": "HTTP status."},
+            "detail": {**text, "description": "What was expected and what was found."},
+            "code": {**text, "description": "Stable identifier of the kind; programs may switch on it."},
+            "retryable": {"type": "boolean", "description": "Whether the same request may succeed later."},
+            "request_id": {**text, "description": "Under which the server's log has it."},
+            "retry_after_s": {**whole, "description": "Seconds to wait, as Retry-After; absent when unknown."},
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    status: int
+    code: str
+    title: str
+    detail: str
+    retryable: bool = False
+    retry_after_s: int | None = None
+
+    def as_response(self, request: Request, headers: Mapping[str, str] | None = None) -> ProblemResponse:
+        request.state.outcome = self.code
+        body = {
+            "type": _TYPE + self.code,
+            "title": self.title,
+            "status": self.status,
+            # A client's text may be quoted here, and need not be valid Unicode.
+            "detail": self.detail.encode("utf-8", "backslashreplace").decode(),
+            "code": self.code,
+            "retryable": self.retryable,
+            "request_id": request_id.get(),
+        }
+        sent = dict(headers or {})
+        if self.retry_after_s is not None:
+            body["retry_after_s"] = self.retry_after_s
+            sent["Retry-After"] = str(self.retry_after_s)
+        return ProblemResponse(body, self.status, headers=sent)
+
+
+def _answer_server_error(request: Request, error: Exception) -> ProblemResponse:
+    if not isinstance(error, ServerError):
+        raise TypeError(f"This is a bug: expected a ServerError, found {type(error).__name__}")
+    status = status_of(error)
+    problem = _Problem(status.http, error.code, error.title, error.detail, status.retryable, error.retry_after_s)
+    return problem.as_response(request)
+
+
+def _answer_http_exception(request: Request, error: Exception) -> ProblemResponse:
+    if not isinstance(error, HTTPException):
+        raise TypeError(f"This is a bug: expected an HTTPException, found {type(error).__name__}")
+    phrase = HTTPStatus(error.status_code).phrase
+    detail = str(error.detail)
+    if detail == phrase:
+        detail = f"{phrase}: {request.method} {request.url.path[:200]}; the interface is described at /docs"
+    code = re.sub(r"[^a-z]+", "-", phrase.lower())
+    return _Problem(error.status_code, code, phrase, detail).as_response(request, error.headers)
+
+
+def _answer_validation_error(request: Request, error: Exception) -> ProblemResponse:
+    return _answer_server_error(request, InvalidOptionError(str(error)))
+
+
+def _answer_bug(request: Request, error: Exception) -> ProblemResponse:
+    detail = f"an unexpected error ({type(error).__name__}); the server's log has it under the request id"
+    return _Problem(500, ServerError.code, ServerError.title, detail).as_response(request)

@@ -1,0 +1,116 @@
+"""What OpenAPI says: parameters, bodies and answers, made from the values that the code itself checks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.api.rest.multipart import IMAGE_FIELDS
+from server.api.rest.problems import MEDIA_TYPE, problem_schema
+from server.api.status import CLIENT_CLOSED_REQUEST, STATUSES
+from server.engine.batching import Priority
+from server.pipeline.encode import MEDIA_TYPES
+from server.pipeline.options import OPTIONS
+from server.pipeline.request import Output, OutputFormat
+
+_BINARY = {"type": "string", "format": "binary"}
+
+_OPTION_SCHEMAS: dict[str, dict[str, Any]] = {
+    "output": {
+        "type": "string",
+        "enum": [str(output) for output in Output],
+        "default": "matte",
+        "description": "What comes back: the alpha matte, the cutout (straight alpha), or the cutout over a colour.",
+    },
+    "format": {
+        "type": "string",
+        "enum": [*(str(file_format) for file_format in OutputFormat), "jpg"],
+        "description": "Encoding of the answer. Without it the Accept header decides, else PNG.",
+    },
+    "background": {
+        "type": "string",
+        "description": "Colour behind a composite: `white`, `#1e90ff`, `rgb(30,144,255)`, `30,144,255`.",
+        "examples": ["#1e90ff"],
+    },
+    "model": {"type": "string", "description": "A name of `/models`. Without it, the default model."},
+    "priority": {
+        "type": "string",
+        "enum": [priority.name.lower() for priority in Priority],
+        "default": "normal",
+        "description": "Which of the waiting requests goes first.",
+    },
+    "timeout_ms": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "After this many milliseconds the answer is worthless: the work is dropped, 504.",
+    },
+}
+
+
+def option_parameters() -> list[dict[str, Any]]:
+    """The options as query parameters."""
+    return [{"name": name, "in": "query", "required": False, "schema": _OPTION_SCHEMAS[name]} for name in OPTIONS]
+
+
+def segment_body() -> dict[str, Any]:
+    """The forms in which an image may be sent."""
+    options = {name: _OPTION_SCHEMAS[name] for name in OPTIONS}
+    parts = {"image": {**_BINARY, "description": f"The file; also as {' or '.join(IMAGE_FIELDS[1:])}."}}
+    base64_image = {"type": "string", "contentEncoding": "base64", "description": "The file; a data URL is fine too."}
+    return {
+        "required": True,
+        "description": "An image: as a form field, as the body itself, or in JSON. Its content tells its format. An "
+        "option may be given once, in the query or in the body.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {"type": "object", "required": ["image"], "properties": {**parts, **options}}
+            },
+            "image/*": {"schema": _BINARY},
+            "application/octet-stream": {"schema": _BINARY},
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image_base64"],
+                    "additionalProperties": False,
+                    "properties": {"image_base64": base64_image, **options},
+                }
+            },
+        },
+    }
+
+
+def segment_responses() -> dict[int | str, dict[str, Any]]:
+    """The image, and every problem that the status table knows."""
+    headers = {
+        "X-Request-Id": "Id of this request in the server's log; the client's own if it sent a sane one.",
+        "X-Model": "Name of the model that made the answer.",
+        "X-Batch-Size": "How many images shared the device with this one.",
+        "Server-Timing": "Milliseconds in decode, queue, infer, encode.",
+    }
+    answer = {
+        "description": "The encoded answer, of the size of the upload after EXIF orientation.",
+        "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()},
+        "content": {media_type: {"schema": _BINARY} for media_type in MEDIA_TYPES.values()},
+    }
+    return {200: answer, **_problems()}
+
+
+def probe_problem(description: str) -> dict[int | str, dict[str, Any]]:
+    """The 503 of a probe."""
+    return {503: {"description": description, "content": {MEDIA_TYPE: {"schema": problem_schema()}}}}
+
+
+def _problems() -> Mapping[int | str, dict[str, Any]]:
+    titles: dict[int, list[str]] = {}
+    for error, status in STATUSES.items():
+        if status.http != CLIENT_CLOSED_REQUEST:
+            titles.setdefault(int(status.http), []).append(f"`{error.code}`: {error.title}.")
+    retry = {
+        "Retry-After": {"description": "Seconds until a retry is likely to succeed.", "schema": {"type": "integer"}}
+    }
+    return {
+        status: {
+            "description": " ".join(texts),
+            "content": {MEDIA_TYPE: {"schema": problem_schema()}},
+            **({"headers": retry} if status in (429, 503) else {}),
+        }
+        for status, texts in sorted(titles.items())
+    }

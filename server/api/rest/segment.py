@@ -1,0 +1,39 @@
+"""`POST /segment`: one image in, one image out."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.api.rest.disconnect import run_while_connected
+from server.api.rest.upload import read_upload
+from server.api.service import Service
+from server.observability.logs import request_id
+from server.pipeline.options import parse_options
+from server.pipeline.request import SegmentRequest, SegmentResult
+
+
+async def segment(request: Request, service: Service) -> Response:
+    """Answer one HTTP request; the work is dropped when the client leaves.
+
+    Raises:
+        ServerError: Whatever is wrong, for the problem handlers.
+    """
+    # No name holds the request here: the pipeline frees the upload as soon as it is decoded.
+    work = service.pipeline.segment(await _read(request, service))
+    return _respond(await run_while_connected(request.receive, work))
+
+
+async def _read(request: Request, service: Service) -> SegmentRequest:
+    limits = service.limits
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    upload = await read_upload(request.receive, headers, request.query_params.multi_items(), limits.max_upload_bytes)
+    options = parse_options(upload.options, accept=headers.get("accept", ""), max_timeout_s=limits.max_timeout_s)
+    return SegmentRequest(upload.image, options, request_id.get())
+
+
+def _respond(result: SegmentResult) -> Response:
+    headers = {
+        "X-Model": result.model,
+        "X-Batch-Size": str(result.batch_size),
+        "Server-Timing": ", ".join(f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in result.stage_s.items()),
+    }
+    return Response(result.body, media_type=result.media_type, headers=headers)

@@ -1,0 +1,73 @@
+"""The HTTP server: uvicorn in our event loop, started and stopped by us."""
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+_KEEP_ALIVE_S = 75  # longer than the 60 s of usual proxies: the side that closes first must not be the server
+
+
+class HttpServer:
+    """One HTTP server on a socket that is bound already."""
+
+    def __init__(self, app: ASGIApp, bound: socket.socket) -> None:
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+        )
+        self._server = _Server(config)
+        self._socket = bound
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    async def start(self) -> None:
+        """Accept connections."""
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        accepting = asyncio.create_task(self._server.accepting.wait())
+        await asyncio.wait((self._task, accepting), return_when=asyncio.FIRST_COMPLETED)
+        accepting.cancel()
+        if self._task.done():
+            self._task.result()
+
+    async def stop(self, grace_s: float) -> None:
+        """Accept no more, close idle connections, let requests finish for a while, cancel what is left."""
+        if self._task is None:
+            self._socket.close()
+            return
+        self._server.config.timeout_graceful_shutdown = max(1, math.ceil(grace_s))
+        self._server.should_exit = True
+        await self._task
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, and with a sign that it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.accepting = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.accepting.set()

@@ -1,0 +1,102 @@
+"""What surrounds every call: its request id, its count, its line in the log, and the outermost catch."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+
+from server.api.rpc.messages import error_metadata, valid_text
+from server.api.service import Service, choose_request_id
+from server.api.status import status_of
+from server.errors import CancelledByClientError, DeadlineExceededError, ServerError
+from server.observability.logs import request_id
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # generic in the stubs only
+
+_ID_KEY = "x-request-id"
+
+
+async def guarded(work: Awaitable[T]) -> T:
+    """Await work of ours; whatever is no `ServerError` already is a bug, logged here and reported as one.
+
+    Raises:
+        ServerError: And nothing else.
+    """
+    try:
+        return await work
+    except ServerError:
+        raise
+    except Exception as error:  # the outermost catch: a bug must end one call, with a trace in the log and none outside
+        _log.exception("unexpected error")
+        name = type(error).__name__
+        raise ServerError(f"an unexpected error ({name}); the server's log has it under the request id") from error
+
+
+class Boundary(grpc.aio.ServerInterceptor):
+    """Wraps the calls of one service; health and reflection pass through."""
+
+    def __init__(self, service_name: str, service: Service) -> None:
+        self._prefix = f"/{service_name}/"
+        self._service = service
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(self._prefix):
+            return handler
+        unary = not handler.response_streaming
+        behaviour = handler.unary_unary if unary else handler.stream_stream
+
+        async def surrounded(request: Any, context: Context) -> Any:  # noqa: ANN401 - a message, or an iterator of them
+            return await self._surround(method, behaviour, request, context)
+
+        make = grpc.unary_unary_rpc_method_handler if unary else grpc.stream_stream_rpc_method_handler
+        return make(surrounded, handler.request_deserializer, handler.response_serializer)
+
+    async def _surround(self, method: str, behaviour: Any, request: Any, context: Context) -> Any:  # noqa: ANN401
+        offered = {key: value for key, value in context.invocation_metadata() or () if key == _ID_KEY}.get(_ID_KEY)
+        call_id = choose_request_id(offered if isinstance(offered, str) else None)
+        request_id.set(call_id)
+        started, outcome = time.monotonic(), CancelledByClientError.code
+        answer, failure = None, None
+        try:
+            await context.send_initial_metadata(((_ID_KEY, call_id),))
+            answer = await guarded(behaviour(request, context))
+            outcome = "ok"
+        except ServerError as error:
+            failure, outcome = error, error.code
+        finally:
+            # A call that its client cancelled, or whose deadline has passed, leaves by CancelledError.
+            if outcome == CancelledByClientError.code and _is_past_deadline(context):
+                outcome = DeadlineExceededError.code
+            self._note(method, outcome, time.monotonic() - started)
+        if failure is not None:
+            await self._abort(context, failure, call_id)
+        return answer
+
+    def _note(self, method: str, outcome: str, duration_s: float) -> None:
+        """Count and log, before the answer leaves: who has it may rely on the count."""
+        if not method.endswith("Stream"):  # the images of a stream are counted one by one, where they are answered
+            self._service.count("grpc", outcome)
+        fields = {"transport": "grpc", "method": method, "outcome": outcome, "duration_s": round(duration_s, 4)}
+        _log.info("request answered", extra=fields)
+
+    @staticmethod
+    async def _abort(context: Context, error: ServerError, call_id: str) -> None:
+        metadata = (*error_metadata(error).items(), (_ID_KEY, call_id))
+        await context.abort(status_of(error).grpc, valid_text(error.detail), metadata)
+
+
+def _is_past_deadline(context: Context) -> bool:
+    remaining = context.time_remaining()
+    return remaining is not None and remaining <= 0

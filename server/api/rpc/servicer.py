@@ -1,0 +1,68 @@
+"""`matting.v1.Matting`: the calls themselves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias, cast
+
+import grpc
+
+from protos.matting.v1 import matting_pb2 as pb
+from protos.matting.v1 import matting_pb2_grpc
+from server.api.rpc.boundary import guarded
+from server.api.rpc.messages import cut_to_deadline, read_request, write_answer, write_error
+from server.api.service import Service
+from server.errors import ServerError
+from server.observability.logs import request_id
+from server.pipeline.request import SegmentResult
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class MattingServicer(matting_pb2_grpc.MattingServicer):
+    """Answers the calls of one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:  # noqa: N802
+        """Answer one image; cancelling the call cancels this task, and with it the work."""
+        message_id = request.id
+        return write_answer(await self._segment(request, context), message_id)
+
+    # A coroutine that writes, instead of a generator: its tasks end with it, whichever way the call ends.
+    async def SegmentStream(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.SegmentRequest], context: Context
+    ) -> None:
+        """Answer the images of a stream, each as soon as it is done."""
+        window = asyncio.Semaphore(self._service.limits.stream_window)
+        writing = asyncio.Lock()
+
+        async def answer(message: pb.SegmentRequest) -> None:
+            response = await self._answer_in_stream(message, context)
+            async with writing:
+                await context.write(response)
+
+        async with asyncio.TaskGroup() as group:
+            async for message in request_iterator:
+                await window.acquire()
+                task = group.create_task(answer(message))
+                task.add_done_callback(lambda _: window.release())
+                del message, task
+
+    async def _answer_in_stream(self, message: pb.SegmentRequest, context: Context) -> pb.SegmentStreamResponse:
+        message_id, outcome = message.id, "cancelled"
+        try:
+            result = await guarded(self._segment(message, context))
+            outcome = "ok"
+        except ServerError as error:
+            outcome = error.code
+            return pb.SegmentStreamResponse(id=message_id, error=write_error(error))
+        finally:
+            self._service.count("grpc", outcome)
+        return pb.SegmentStreamResponse(id=message_id, answer=write_answer(result, message_id))
+
+    async def _segment(self, message: pb.SegmentRequest, context: Context) -> SegmentResult:
+        request = read_request(message, request_id.get(), self._service.limits)
+        # The stubs deny it, but a call without a deadline has no remaining time.
+        remaining_s = cast("float | None", context.time_remaining())
+        return await self._service.pipeline.segment(cut_to_deadline(request, remaining_s))

@@ -1,0 +1,76 @@
+"""The gRPC server: options, services, health, and its end."""
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from protos.matting.v1 import matting_pb2, matting_pb2_grpc
+from server.api.addresses import bind_socket, join_address
+from server.api.rpc.boundary import Boundary
+from server.api.rpc.servicer import MattingServicer
+from server.api.service import Service
+
+SERVICE_NAME: str = matting_pb2.DESCRIPTOR.services_by_name["Matting"].full_name
+
+_ENVELOPE_BYTES = 64 * 1024  # of a message beside its image
+_UNLIMITED = -1
+
+
+class RpcServer:
+    """One gRPC server in the running event loop."""
+
+    def __init__(self, service: Service) -> None:
+        """Build it, without listening yet.
+
+        Args:
+            service: What stands behind it.
+        """
+        options = (
+            # Somewhat above the limit of an image, so that our own error, with its code, answers most that exceed it.
+            ("grpc.max_receive_message_length", service.limits.max_upload_bytes + _ENVELOPE_BYTES),
+            ("grpc.max_send_message_length", _UNLIMITED),
+            # Two servers on one port, each with half of the connections, must be an error instead.
+            ("grpc.so_reuseport", 0),
+        )
+        self._server = grpc.aio.server(interceptors=[Boundary(SERVICE_NAME, service)], options=options)
+        self._health = health.aio.HealthServicer()
+        matting_pb2_grpc.add_MattingServicer_to_server(MattingServicer(service), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self._serving: bool | None = None
+
+    def bind(self, host: str, port: int) -> int:
+        """Take a port; 0 takes a free one.
+
+        Returns:
+            The port.
+
+        Raises:
+            OSError: It cannot be taken; the message says which and why.
+        """
+        bind_socket(host, port).close()  # gRPC itself says only that it failed
+        address = join_address(host, port)
+        try:
+            return self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
+
+    async def start(self) -> None:
+        """Accept calls; health says NOT_SERVING until `set_serving`."""
+        await self.set_serving(serving=False)
+        await self._server.start()
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """Say through the standard health service whether requests are taken."""
+        if serving == self._serving:
+            return
+        self._serving = serving
+        states = health_pb2.HealthCheckResponse
+        status = states.SERVING if serving else states.NOT_SERVING
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, status)
+
+    async def stop(self, grace_s: float) -> None:
+        """Send GOAWAY, let calls finish for a while, cancel what is left."""
+        await self._server.stop(grace_s)

@@ -1,0 +1,68 @@
+"""What the composition root hands to both transports, and the little that both do alike."""
+
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from server.observability.metrics import Metrics
+from server.pipeline.request import SegmentRequest, SegmentResult
+
+# Letters of UUIDs, ULIDs, trace ids and URNs: nothing that could break a header, a log line or a shell.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,127}")
+
+
+class Segmenter(Protocol):
+    """The pipeline, as transports see it."""
+
+    async def segment(self, request: SegmentRequest) -> SegmentResult:
+        """Answer one request, or raise a `ServerError`; cancelling the task drops the work."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TransportLimits:
+    """What transports check themselves.
+
+    Attributes:
+        max_upload_bytes: Bytes of one encoded image.
+        max_timeout_s: Longest time that a client may ask for.
+        stream_window: Images of one gRPC stream that are worked on at once; the next is read when one is answered.
+    """
+
+    max_upload_bytes: int = 64 * 1024 * 1024
+    max_timeout_s: float = 600.0
+    stream_window: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Everything behind the transports.
+
+    Attributes:
+        pipeline: Answers requests.
+        metrics: Where requests are counted, and what `/metrics` shows.
+        limits: What is checked before the pipeline.
+        unready_reason: Why no request is taken now; None when they are.
+        live: False when only a new process helps.
+        models: What `/models` lists, as JSON types.
+    """
+
+    pipeline: Segmenter
+    metrics: Metrics
+    limits: TransportLimits
+    unready_reason: Callable[[], str | None]
+    live: Callable[[], bool]
+    models: Callable[[], Sequence[Mapping[str, Any]]]
+
+    def count(self, transport: str, outcome: str) -> None:
+        """Count one answered request: `ok`, or the public code of its error."""
+        self.metrics.requests.labels(transport, outcome).inc()
+
+
+def choose_request_id(offered: str | None) -> str:
+    """The client's own id where it is a sane one (up to 128 letters, digits and ._:/@+=-), else a new one."""
+    if offered is not None and _REQUEST_ID.fullmatch(offered):
+        return offered
+    return uuid.uuid4().hex

@@ -1,0 +1,123 @@
+"""Settings become the parts of one process, each handed the smallest piece of them that it needs."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from server.backends.base import Backend
+from server.engine import Engine, EngineLimits
+from server.engine.admission import Admission, AdmissionLimits
+from server.host import host_limits
+from server.observability.metrics import Metrics
+from server.pipeline.encode import Compression
+from server.pipeline.header import ImageLimits
+from server.pipeline.models import Model, Models, ModelsError, open_models
+from server.pipeline.pipeline import Pipeline, PipelineLimits
+from server.pipeline.pool import HostPool
+from server.settings import Settings
+
+_VERSIONED = {"ort": "onnxruntime"}  # backend to the distribution it runs on
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one process is made of; nothing runs yet."""
+
+    engine: Engine
+    admission: Admission
+    models: Models
+    pool: HostPool
+    metrics: Metrics
+    pipeline: Pipeline
+
+    async def start(self) -> None:
+        """Open the devices, and warm and prove every model.
+
+        Raises:
+            BackendFault, ArtifactError, SelfTestFailedError: As `Engine.start`.
+        """
+        await self.engine.start(self.models.artifacts)
+
+    async def close(self) -> None:
+        """End all threads."""
+        await self.engine.close()
+        self.pool.close()
+
+
+def compose(settings: Settings, make_backend: Callable[[], Backend] | None = None) -> Parts:
+    """Build all parts.
+
+    Args:
+        settings: Of this process.
+        make_backend: Instead of the one that the settings name.
+
+    Raises:
+        ModelsError: The artifacts that the settings name cannot be served.
+    """
+    settings = settings.for_host(host_limits())
+    metrics = Metrics()
+    models = Models(_open_models(settings))
+    engine = Engine([make_backend or _backend_maker(settings)], EngineLimits(max_batch=settings.max_batch), metrics)
+    if settings.max_megapixels_inside is None or settings.cpu_workers is None:
+        raise RuntimeError("This is a bug: `for_host` must decide everything that was left to the machine")
+    limits = AdmissionLimits(settings.max_requests, settings.max_megapixels_inside)
+    admission = Admission(limits, metrics, lambda: engine.unready_reason)
+    pool = HostPool(settings.cpu_workers, metrics.host)
+    pipeline = Pipeline(engine, admission, models, pool, metrics, _pipeline_limits(settings))
+    distribution = _VERSIONED.get(settings.backend)
+    metrics.build_info({distribution: version(distribution)} if distribution is not None else {})
+    return Parts(engine, admission, models, pool, metrics, pipeline)
+
+
+@asynccontextmanager
+async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
+    """A warm pipeline without transports, closed on leaving.
+
+    Raises:
+        ModelsError, BackendFault, ArtifactError, SelfTestFailedError: It cannot be started.
+    """
+    parts = compose(settings)
+    try:
+        await parts.start()
+        yield parts.pipeline
+    finally:
+        await parts.close()
+
+
+def _open_models(settings: Settings) -> tuple[Model, ...]:
+    if settings.backend != "fake":
+        return open_models(settings.model, settings.models_dir)
+    if settings.model or settings.models_dir is not None:
+        raise ModelsError("backend=fake runs no artifacts: expected it without model and models_dir")
+    from server.backends.fake import fake_artifact
+
+    return (Model("fake", fake_artifact()),)
+
+
+def _backend_maker(settings: Settings) -> Callable[[], Backend]:
+    """What makes the backend, later, in the thread of its device; runtimes are imported there too."""
+
+    def make_fake() -> Backend:
+        from server.backends.fake import FakeBackend, FakeOptions
+
+        return FakeBackend(FakeOptions(delay_s=settings.fake_latency_s))
+
+    def make_ort() -> Backend:
+        from server.backends.ort import OrtBackend, OrtOptions, has_cuda
+
+        wanted = settings.device == "cuda" or (settings.device == "auto" and has_cuda())
+        allow_cpu = settings.allow_cpu or settings.device == "auto"
+        return OrtBackend(OrtOptions(settings.threads or 1, 0 if wanted else None, allow_cpu))
+
+    return {"fake": make_fake, "ort": make_ort}[settings.backend]
+
+
+def _pipeline_limits(settings: Settings) -> PipelineLimits:
+    return PipelineLimits(
+        image=ImageLimits(settings.max_upload_bytes, settings.max_pixels),
+        timeout_s=settings.timeout_s,
+        max_timeout_s=settings.max_timeout_s,
+        compression=Compression(settings.png_level, settings.jpeg_quality, settings.webp_quality),
+        scaled_decode=settings.scaled_decode,
+    )

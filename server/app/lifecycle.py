@@ -1,0 +1,181 @@
+"""The life of one serving process: ports, warm-up, ready, drain, exit."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from artifact import ArtifactError
+from server.api.addresses import bind_socket, join_address
+from server.api.rest import HttpServer, create_app
+from server.api.rpc import RpcServer
+from server.api.service import Service, TransportLimits
+from server.app.composition import Parts, compose
+from server.backends.base import Backend, BackendFault
+from server.engine.warmup import SelfTestFailedError
+from server.observability.logs import configure_logging
+from server.pipeline.models import ModelsError
+from server.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+FAILED = 1
+_CANNOT_START = (ModelsError, ArtifactError, BackendFault, SelfTestFailedError, OSError)
+_HEALTH_INTERVAL_S = 0.25  # in which gRPC health follows the engine; `/readyz` asks it directly
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run(settings: Settings) -> int:
+    """Serve until a signal comes; the exit code of the process."""
+    configure_logging(settings.log_format, settings.log_level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(serve(settings))
+
+
+async def serve(settings: Settings, make_backend: Callable[[], Backend] | None = None) -> int:
+    """Serve in the running event loop until SIGTERM or SIGINT.
+
+    Args:
+        settings: Of this process.
+        make_backend: Instead of the one that the settings name; for tests.
+
+    Returns:
+        0 after a drain that lost nothing; 1 when it could not start, or had to drop work.
+    """
+    try:
+        process = Process(settings, make_backend)
+    except _CANNOT_START as error:
+        _log.critical("cannot start: %s", error)
+        return FAILED
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, process.take_signal, number)
+    try:
+        return await process.run()
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+class Process:
+    """Both transports around one set of parts."""
+
+    def __init__(self, settings: Settings, make_backend: Callable[[], Backend] | None = None) -> None:
+        """Take the ports and open the models; nothing runs yet.
+
+        Raises:
+            OSError: A port cannot be taken.
+            ModelsError: The artifacts cannot be served.
+        """
+        self._started = time.monotonic()
+        self._settings = settings
+        self._stopping = asyncio.Event()
+        bound = bind_socket(settings.host, settings.port)
+        try:
+            self.parts = compose(settings, make_backend)
+            service = _service(self.parts, settings, self.unready_reason)
+            self._http = HttpServer(create_app(service), bound)
+            self._rpc = RpcServer(service)
+            self.grpc_port = self._rpc.bind(settings.host, settings.grpc_port)
+        except Exception:
+            bound.close()
+            raise
+        self.port = self._http.port
+
+    def unready_reason(self) -> str | None:
+        """Why no request should be sent here; None when requests are welcome."""
+        return "the server is shutting down" if self._stopping.is_set() else self.parts.engine.unready_reason
+
+    def take_signal(self, number: int) -> None:
+        """The first signal begins the drain, a second one ends the process at once."""
+        name = signal.Signals(number).name
+        if self._stopping.is_set():
+            _log.critical("%s again: leaving at once, requests inside are lost", name)
+            sys.stderr.flush()
+            os._exit(128 + number)
+        _log.info("%s: not ready any more, draining", name, extra={"inside": self.parts.admission.inside})
+        self._stopping.set()
+
+    async def run(self) -> int:
+        """Start, serve, drain; the exit code."""
+        await self._rpc.start()
+        await self._http.start()
+        _log.info("listening, warming up", extra=self._addresses())
+        stopping = asyncio.create_task(self._stopping.wait())
+        starting = asyncio.create_task(self.parts.start())
+        try:
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                self._say_ready()
+                await self._follow_health(stopping)
+            return await self._drain()
+        except _CANNOT_START as error:
+            _log.critical("cannot start: %s", error)
+            return FAILED
+        finally:
+            stopping.cancel()
+            starting.cancel()
+            await asyncio.gather(self._http.stop(0), self._rpc.stop(0))
+            await self.parts.close()
+
+    def _say_ready(self) -> None:
+        parts = self.parts
+        listing = ", ".join(model["name"] for model in parts.models.listing())
+        fields = {
+            **self._addresses(),
+            "models": listing,
+            "device": ", ".join(device.name for device in parts.engine.devices),
+            "seconds": round(time.monotonic() - self._started, 2),
+        }
+        _log.info("ready", extra=fields)
+
+    async def _follow_health(self, stopping: "asyncio.Task[bool]") -> None:
+        """Until a signal comes, let the gRPC health service say what `/readyz` says."""
+        while not stopping.done():
+            await self._rpc.set_serving(serving=self.unready_reason() is None)
+            await asyncio.wait((stopping,), timeout=_HEALTH_INTERVAL_S)
+
+    async def _drain(self) -> int:
+        """Refuse after a while, finish what is inside, let the answers out."""
+        settings, admission = self._settings, self.parts.admission
+        await self._rpc.set_serving(serving=False)
+        if self.parts.engine.ready:
+            await asyncio.sleep(settings.drain_delay_s)
+        code, deadline = 0, time.monotonic() + settings.drain_timeout_s
+        try:
+            async with asyncio.timeout(settings.drain_timeout_s):
+                await admission.drain()
+        except TimeoutError:
+            _log.error("drain_timeout_s is over: work is dropped", extra={"inside": admission.inside})
+            code = FAILED
+        left_s = max(1.0, deadline - time.monotonic()) if code == 0 else 0.0
+        await asyncio.gather(self._http.stop(left_s), self._rpc.stop(left_s))
+        _log.info("drained", extra={"lost": admission.inside})
+        return code
+
+    def _addresses(self) -> dict[str, str]:
+        host = self._settings.host
+        return {"http": f"http://{join_address(host, self.port)}", "grpc": join_address(host, self.grpc_port)}
+
+
+def _service(parts: Parts, settings: Settings, unready_reason: Callable[[], str | None]) -> Service:
+    return Service(
+        pipeline=parts.pipeline,
+        metrics=parts.metrics,
+        limits=TransportLimits(settings.max_upload_bytes, settings.max_timeout_s),
+        unready_reason=unready_reason,
+        live=lambda: parts.engine.live,
+        models=parts.models.listing,
+    )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return None
+    return uvloop.new_event_loop
