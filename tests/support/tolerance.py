@@ -8,3 +8,15 @@ DEFORM_CONV_FP64 = 1e-12
 DEFORM_CONV_FP32 = 1e-4
 # A batch against its images one by one, on logits: other chunk and matrix sizes round differently (2e-5 seen).
 BATCH_LOGITS = 2e-4
+# A folded network against the unfolded one, both in fp64, on logits of deviation 1 to 2: only rounding is left.
+FOLDED_LOGITS_FP64 = 1e-10
+# Normalised colours, up to 2.6, by one multiplication and addition instead of three operations: 5e-7 seen.
+NORMALISED = 2e-6
+# Pillow's 8-bit fixed-point bilinear filter, which rounds after each axis, against torch's in float: 1.003 levels seen.
+ANTIALIASED_LEVELS = 1.05
+# Alpha of an exported graph in ONNX Runtime against the network in fp64: 5e-5 seen (seeded weights, white noise).
+EXPORT_ALPHA = 1e-4
+# A batch in ONNX Runtime against its images one by one, on alpha: no difference seen; other CPUs may split otherwise.
+BATCH_ALPHA = 1e-5
+# The tiny convolution model in ONNX Runtime, fp32, against numpy in fp64, on alpha: 2.4e-7 seen.
+ORT_TINY = 2e-6
