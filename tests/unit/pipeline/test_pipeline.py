@@ -1,0 +1,353 @@
+"""The life of one request on a scripted device: right pixels, stages timed, dropped wherever it is when it ends."""
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from matting.geometry import fit, restore
+from server.backends.fake import FakeBackend, fake_artifact, luminance
+from server.engine import Engine, EngineLimits
+from server.engine.admission import Admission, AdmissionLimits
+from server.engine.batching import Priority
+from server.errors import (
+    BodyTooLargeError,
+    CorruptImageError,
+    DeadlineExceededError,
+    DrainingError,
+    EmptyBodyError,
+    ImageTooLargeError,
+    InvalidOptionError,
+    NotAnImageError,
+    OverloadedError,
+    UnknownModelError,
+)
+from server.observability.metrics import Metrics
+from server.pipeline import stages
+from server.pipeline.decode import DecodedImage, decode
+from server.pipeline.header import ImageHeader, ImageLimits
+from server.pipeline.models import Model, Models
+from server.pipeline.pipeline import Pipeline, PipelineLimits
+from server.pipeline.pool import HostPool
+from server.pipeline.request import Output, OutputFormat, SegmentOptions, SegmentRequest
+from tests.support.backends import PATIENCE_S, DeviceScript, counted, turn_loop
+from tests.support.images import decoded, disc, huge_png_header, jpeg, noise, png, rotated_jpeg, smooth
+
+WORKING = (24, 32)
+
+
+class Rig:
+    """A pipeline on a scripted fake device."""
+
+    def __init__(self, pipeline: Pipeline, script: DeviceScript, metrics: Metrics, admission: Admission) -> None:
+        self.pipeline, self.script, self.metrics, self.admission = pipeline, script, metrics, admission
+
+    async def segment(self, image: bytes, **options: Any):
+        return await self.pipeline.segment(SegmentRequest(image, SegmentOptions(**options)))
+
+
+@asynccontextmanager
+async def rig(
+    limits: PipelineLimits | None = None, admission_limits: AdmissionLimits | None = None, *, gated: bool = False
+) -> AsyncIterator[Rig]:
+    metrics, script = Metrics(), DeviceScript(gated=gated)
+    engine = Engine([lambda: FakeBackend(before_run=script)], EngineLimits(), metrics)
+    models = Models([Model("one", fake_artifact(WORKING)), Model("two", fake_artifact((8, 8)))])
+    await engine.start(models.artifacts)
+    script.armed = True
+    admission = Admission(admission_limits or AdmissionLimits(), metrics, lambda: engine.unready_reason)
+    pool = HostPool(2, metrics.host)
+    try:
+        yield Rig(
+            Pipeline(engine, admission, models, pool, metrics, limits or PipelineLimits()), script, metrics, admission
+        )
+    finally:
+        script.open()
+        await engine.close()
+        pool.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop and the threads run until something is so."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - the code under test has no event for it
+            await asyncio.sleep(0.001)
+
+
+def expected_alpha(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return restore(luminance(fit(rgb, WORKING)), rgb.shape[:2])
+
+
+def levels(alpha: NDArray[np.floating]) -> NDArray[np.int64]:
+    return np.asarray(np.rint(alpha * 255), np.int64)
+
+
+async def test_a_matte_is_the_networks_answer_at_image_size():
+    image = disc(60, 90).image
+    async with rig() as server:
+        result = await server.segment(png(image))
+    assert (result.media_type, result.size, result.model, result.batch_size) == ("image/png", (60, 90), "one", 1)
+    assert np.abs(decoded(result.body).astype(int) - levels(expected_alpha(image))).max() <= 1
+
+
+async def test_a_cutout_has_the_images_own_colours_and_straight_alpha():
+    image = disc(60, 90).image
+    async with rig() as server:
+        result = await server.segment(png(image), output=Output.CUTOUT)
+    found = decoded(result.body)
+    np.testing.assert_array_equal(found[..., :3], image)
+    assert np.abs(found[..., 3].astype(int) - levels(expected_alpha(image))).max() <= 1
+
+
+async def test_a_composite_lies_over_the_colour():
+    image = disc(60, 90).image
+    alpha = expected_alpha(image)[..., None]
+    async with rig() as server:
+        result = await server.segment(png(image), output=Output.COMPOSITE, background=(10, 200, 30))
+    assert np.abs(decoded(result.body) - (alpha * image + (1 - alpha) * np.array([10, 200, 30]))).max() <= 1.5
+
+
+@pytest.mark.parametrize("output", [Output.MATTE, Output.CUTOUT])
+async def test_the_transparency_of_the_input_multiplies(output):
+    image = np.dstack([smooth(60, 90), np.full((60, 90), 255, np.uint8)])
+    image[:, :45, 3] = 0
+    image[:, 45:60, 3] = 128
+    async with rig() as server:
+        found = decoded((await server.segment(png(image), output=output)).body)
+    alpha = (found if output is Output.MATTE else found[..., 3]).astype(int)
+    expected = expected_alpha(image[..., :3]) * (image[..., 3] / 255)
+    assert (alpha[:, :45] == 0).all()
+    assert np.abs(alpha - levels(expected)).max() <= 1
+
+
+async def test_the_answer_is_upright():
+    async with rig() as server:
+        result = await server.segment(rotated_jpeg(smooth(60, 90), 6))
+    assert result.size == (90, 60)
+    assert decoded(result.body).shape == (90, 60)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1)])
+async def test_extreme_shapes(size):
+    async with rig() as server:
+        for output in Output:
+            assert (await server.segment(png(noise(*size)), output=output)).size == size
+
+
+async def test_the_named_model_runs():
+    async with rig() as server:
+        assert (await server.segment(png(smooth(30, 30)), model="two")).model == "two"
+        assert server.script.artifacts == [
+            model_id for model_id in server.pipeline.models.artifacts if "two" in model_id
+        ]
+
+
+async def test_stages_are_timed_and_counted():
+    async with rig() as server:
+        result = await server.segment(jpeg(smooth(300, 400)))
+        assert list(result.stage_s) == ["decode", "queue", "infer", "encode"]
+        assert min(result.stage_s.values()) >= 0
+        assert result.stage_s["decode"] > 0
+        for stage, seconds in result.stage_s.items():
+            assert counted(server.metrics, "birefnet_stage_seconds_sum", stage=stage) == pytest.approx(seconds)
+
+
+async def test_concurrent_requests_share_batches_and_get_their_own_answers():
+    images = [noise(40, 50, seed) for seed in range(12)]
+    async with rig() as server:
+        results = await asyncio.gather(*(server.segment(png(image)) for image in images))
+    for image, result in zip(images, results, strict=True):
+        assert np.abs(decoded(result.body).astype(int) - levels(expected_alpha(image))).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "error"),
+    [
+        (b"", {}, EmptyBodyError),
+        (b"hello", {}, NotAnImageError),
+        (png(smooth(30, 30))[:-40], {}, CorruptImageError),
+        (bytes(200_000), {}, BodyTooLargeError),
+        (huge_png_header(2000, 2000), {}, ImageTooLargeError),
+        (png(smooth(30, 30)), {"model": "three"}, UnknownModelError),
+        (png(smooth(30, 30)), {"output": Output.CUTOUT, "format": OutputFormat.JPEG}, InvalidOptionError),
+        (png(np.zeros((1, 20_000), np.uint8)), {"format": OutputFormat.WEBP}, InvalidOptionError),
+    ],
+)
+async def test_what_cannot_be_served_leaves_no_trace(image, options, error):
+    limits = PipelineLimits(image=ImageLimits(max_bytes=100_000, max_pixels=1_000_000))
+    async with rig(limits) as server:
+        with pytest.raises(error, match=r"expected .* found"):
+            await server.segment(image, **options)
+        assert server.admission.inside == 0
+        assert server.script.batches == []
+        assert (await server.segment(png(smooth(30, 30)))).size == (30, 30)
+
+
+async def test_the_door_counts_from_header_to_answer():
+    async with rig(admission_limits=AdmissionLimits(max_requests=1), gated=True) as server:
+        first = asyncio.create_task(server.segment(png(smooth(300, 300))))
+        await server.script.arrival()
+        assert server.admission.inside == 1
+        assert server.admission.megapixels_inside == pytest.approx(0.09)
+        with pytest.raises(OverloadedError) as caught:
+            await server.segment(png(smooth(30, 30)))
+        assert (caught.value.retry_after_s or 0) >= 1
+        server.script.let_pass()
+        await first
+        assert server.admission.inside == 0
+
+
+async def test_bad_requests_are_answered_as_such_even_at_a_full_door():
+    async with rig(admission_limits=AdmissionLimits(max_requests=1), gated=True) as server:
+        first = asyncio.create_task(server.segment(png(smooth(30, 30))))
+        await server.script.arrival()
+        with pytest.raises(NotAnImageError):
+            await server.segment(b"hello")
+        server.script.let_pass()
+        await first
+
+
+async def test_a_draining_door_refuses():
+    async with rig() as server:
+        await server.admission.drain()
+        with pytest.raises(DrainingError):
+            await server.segment(png(smooth(30, 30)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "most", "expected"),
+    [(None, 600.0, 300.0), (20.0, 600.0, 20.0), (900.0, 600.0, 600.0), (None, 50.0, 50.0)],
+)
+async def test_the_deadline_is_the_clients_within_the_servers(asked, most, expected, monkeypatch):
+    async with rig(PipelineLimits(timeout_s=300.0, max_timeout_s=most)) as server:
+        seen = []
+        enter = server.admission.enter
+
+        def spy(megapixels, priority, deadline):
+            seen.append((megapixels, priority, deadline - server.pipeline._clock()))
+            return enter(megapixels, priority, deadline)
+
+        monkeypatch.setattr(server.admission, "enter", spy)
+        await server.segment(png(smooth(100, 200)), timeout_s=asked, priority=Priority.HIGH)
+    ((megapixels, priority, remaining),) = seen
+    assert (megapixels, priority) == (0.02, Priority.HIGH)
+    assert remaining == pytest.approx(expected, abs=5)
+
+
+async def test_a_deadline_passes_in_the_device_queue():
+    async with rig(gated=True) as server:
+        first = asyncio.create_task(server.segment(png(smooth(30, 30))))
+        await server.script.arrival()
+        with pytest.raises(DeadlineExceededError):
+            await server.segment(png(smooth(30, 30)), timeout_s=0.2)
+        server.script.open()
+        await first
+        assert server.admission.inside == 0
+        assert sum(map(len, server.script.batches)) == 1
+        assert counted(server.metrics, "birefnet_dropped_total", reason="expired") == 1
+
+
+@pytest.mark.parametrize(("end", "reason"), [("cancel", "cancelled"), ("deadline", "expired")])
+async def test_a_request_that_ends_while_it_waits_for_the_host_is_dropped_and_counted(end, reason, held_host):
+    async with rig() as server, held_host(server) as release:
+        task = asyncio.create_task(server.segment(png(noise(30, 30)), timeout_s=0.2 if end == "deadline" else None))
+        await until(lambda: server.admission.inside > 0)
+        await turn_loop()
+        if end == "cancel":
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError if end == "cancel" else DeadlineExceededError):
+            await task
+        release()
+        assert server.admission.inside == 0
+        assert counted(server.metrics, "birefnet_dropped_total", reason=reason) == 1
+    assert server.script.batches == []
+
+
+@pytest.fixture
+def held_host():
+    """Both threads of the pool are held until `release` is called."""
+
+    @asynccontextmanager
+    async def hold(server: Rig):
+        gate, began = threading.Event(), threading.Semaphore(0)
+
+        def wait() -> None:
+            began.release()
+            assert gate.wait(PATIENCE_S)
+
+        pool = server.pipeline._pool
+        tasks = [asyncio.create_task(pool.run(wait, 1e9)) for _ in range(2)]
+        for _ in range(2):
+            await asyncio.to_thread(began.acquire)
+        try:
+            yield gate.set
+        finally:
+            gate.set()
+            await asyncio.gather(*tasks)
+
+    return hold
+
+
+async def test_a_client_that_leaves_while_queued_costs_no_device_time():
+    async with rig(gated=True) as server:
+        first = asyncio.create_task(server.segment(png(noise(30, 30, 1))))
+        await server.script.arrival()
+        gone = asyncio.create_task(server.segment(png(noise(30, 30, 2))))
+        await until(lambda: server.metrics.queue_depth > 0)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        server.script.open()
+        await first
+        assert sum(map(len, server.script.batches)) == 1
+        assert server.admission.inside == 0
+        assert counted(server.metrics, "birefnet_dropped_total", reason="cancelled") == 1
+
+
+@pytest.mark.parametrize("output", [Output.MATTE, Output.CUTOUT])
+async def test_upload_and_colours_are_let_go_of_as_soon_as_they_are_not_needed(output, monkeypatch):
+    """While the device works, the upload is gone; for a matte, so are the decoded colours."""
+    freed = []
+
+    class Upload(bytes):
+        def __del__(self) -> None:
+            freed.append("upload")
+
+    def spy(data: bytes, header: ImageHeader, at_least: tuple[int, int] | None) -> DecodedImage:
+        image = decode(data, header, at_least)
+        weakref.finalize(image.rgb, freed.append, "colours")
+        return image
+
+    monkeypatch.setattr(stages, "decode", spy)
+    async with rig(gated=True) as server:
+        request = SegmentRequest(Upload(png(noise(64, 64))), SegmentOptions(output=output))
+        task = asyncio.create_task(server.pipeline.segment(request))
+        del request
+        await server.script.arrival()
+        gc.collect()
+        assert freed == (["colours", "upload"] if output is Output.MATTE else ["upload"])
+        server.script.let_pass()
+        await task
+
+
+async def test_scaled_decode_is_for_mattes_only(monkeypatch):
+    sizes: list[tuple[int, ...]] = []
+
+    def spy(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+        sizes.append(image.shape[:2])
+        return fit(image, size)
+
+    monkeypatch.setattr(stages, "fit", spy)
+    image = jpeg(smooth(480, 640))
+    for scaled in (False, True):
+        async with rig(PipelineLimits(scaled_decode=scaled)) as server:
+            for output in (Output.MATTE, Output.CUTOUT):
+                assert (await server.segment(image, output=output)).size == (480, 640)
+    assert sizes == [(480, 640), (480, 640), (60, 80), (480, 640)]

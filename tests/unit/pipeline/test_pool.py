@@ -1,0 +1,124 @@
+"""The pool: bounded, cancellable, counted, and never the event loop's thread."""
+
+import asyncio
+import threading
+from contextvars import ContextVar
+
+import pytest
+
+from server.errors import DeadlineExceededError
+from server.observability.station import Station
+from server.pipeline.pool import HostPool
+from tests.support.backends import PATIENCE_S, turn_loop
+from tests.support.clock import FakeClock
+
+LATER = 1e6
+
+
+class Gate:
+    """Work that says when it began and waits to be let go."""
+
+    def __init__(self) -> None:
+        self.began = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+
+    def __call__(self) -> str:
+        self.began.release()
+        assert self.go.acquire(timeout=PATIENCE_S)
+        return threading.current_thread().name
+
+    async def arrival(self) -> None:
+        assert await asyncio.to_thread(self.began.acquire, timeout=PATIENCE_S)
+
+
+@pytest.fixture
+def station():
+    return Station()
+
+
+@pytest.fixture
+def pool(station):
+    pool = HostPool(2, station)
+    yield pool
+    pool.close()
+
+
+async def test_work_runs_in_as_many_threads_as_there_are_workers(pool, station):
+    gate = Gate()
+    tasks = [asyncio.create_task(pool.run(gate, LATER)) for _ in range(3)]
+    for _ in range(2):
+        await gate.arrival()
+    assert not gate.began.acquire(blocking=False)
+    assert station.capacity == pool.workers == 2
+    gate.go.release(3)
+    names = {task.result for task in await asyncio.gather(*tasks)}
+    assert all(name.startswith("host") for name in names)
+    assert station.busy_s > 0
+
+
+async def test_headers_do_not_wait_behind_pixels(pool):
+    gate = Gate()
+    tasks = [asyncio.create_task(pool.run(gate, LATER)) for _ in range(5)]
+    await gate.arrival()
+    assert (await pool.glance(lambda: threading.current_thread().name)).startswith("header")
+    gate.go.release(5)
+    await asyncio.gather(*tasks)
+
+
+async def test_cancelled_work_that_has_not_begun_is_dropped(pool, station):
+    gate, ran = Gate(), []
+    held = [asyncio.create_task(pool.run(gate, LATER)) for _ in range(2)]
+    for _ in range(2):
+        await gate.arrival()
+    waiting = asyncio.create_task(pool.run(lambda: ran.append(1), LATER))
+    await turn_loop()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    gate.go.release(2)
+    await asyncio.gather(*held)
+    await pool.run(lambda: None, LATER)
+    assert ran == []
+    assert station.backlog_s == 0
+
+
+async def test_a_deadline_ends_the_wait(station):
+    clock = FakeClock(now=100.0)
+    pool = HostPool(1, station, clock)
+    gate = Gate()
+    held = asyncio.create_task(pool.run(gate, 1e9))
+    await gate.arrival()
+    with pytest.raises(DeadlineExceededError, match="while the image was being prepared or encoded"):
+        await pool.run(lambda: None, 100.0)
+    gate.go.release()
+    await held
+    pool.close()
+
+
+async def test_waiting_and_working_are_told_apart(station):
+    clock = FakeClock()
+    pool = HostPool(1, station, clock)
+    gate = Gate()
+    held = asyncio.create_task(pool.run(gate, 1e9))
+    await gate.arrival()
+    waiting = asyncio.create_task(pool.run(lambda: clock.advance(3), 1e9))
+    await turn_loop()
+    clock.advance(5)
+    gate.go.release()
+    assert (await held).worked_s == 5
+    timed = await waiting
+    assert (timed.waited_s, timed.worked_s) == (5, 3)
+    pool.close()
+
+
+async def test_errors_and_context_pass_through(pool):
+    variable: ContextVar[str] = ContextVar("variable", default="")
+    variable.set("seen")
+    assert (await pool.run(variable.get, LATER)).result == "seen"
+    assert await pool.glance(variable.get) == "seen"
+
+    def fail() -> None:
+        raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        await pool.run(fail, LATER)
