@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -277,7 +277,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
         if _SERVICE_LINK_NAME.fullmatch(bare) or _SERVICE_LINK_VALUE.match(value):
             continue
         if key not in names:
-            unknown.append(_unknown("environment variable", key, names))
+            unknown.append(_unknown("environment variable", key, variable))
         elif value != "":  # an empty variable is how shells and manifests unset one
             values[names[key]] = value
     if unknown:
@@ -293,16 +293,15 @@ def _file(path: Path) -> dict[str, Any]:
         raise InvalidSettingsError(f"{path}: expected a readable TOML file, found: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidSettingsError(f"{path}: expected TOML, found: {error}") from error
-    if unknown := [
-        _unknown(f"{path}: key", key, Settings.model_fields) for key in values.keys() - Settings.model_fields
-    ]:
+    if unknown := [_unknown(f"{path}: key", key, str) for key in values.keys() - Settings.model_fields]:
         raise InvalidSettingsError("\n".join(sorted(unknown)))
     return values
 
 
-def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+def _unknown(what: str, name: str, spelled: Callable[[str], str]) -> str:
+    # Compared without the prefix, which would make everything look alike.
+    near = difflib.get_close_matches(name.removeprefix(ENV_PREFIX).lower(), Settings.model_fields, n=1)
+    hint = f" (did you mean {spelled(near[0])}?)" if near else ""
     return f"{what} {name}: there is no such setting{hint}"
 
 
