@@ -78,21 +78,25 @@ class Process:
             self.parts = compose(settings, make_backend)
             service = _service(self.parts, settings, self.unready_reason)
             self._http = HttpServer(create_app(service), bound)
-            self._rpc = RpcServer(service)
-            self.grpc_port = self._rpc.bind(settings.host, settings.grpc_port)
+            self._rpc = RpcServer(service, settings.host, settings.grpc_port)
         except Exception:
             bound.close()
             raise
-        self.port = self._http.port
+        self.port, self.grpc_port = self._http.port, self._rpc.port
+
+    @property
+    def stopping(self) -> bool:
+        """True from the first signal on."""
+        return self._stopping.is_set()
 
     def unready_reason(self) -> str | None:
         """Why no request should be sent here; None when requests are welcome."""
-        return "the server is shutting down" if self._stopping.is_set() else self.parts.engine.unready_reason
+        return "the server is shutting down" if self.stopping else self.parts.engine.unready_reason
 
     def take_signal(self, number: int) -> None:
         """The first signal begins the drain, a second one ends the process at once."""
         name = signal.Signals(number).name
-        if self._stopping.is_set():
+        if self.stopping:
             _log.critical("%s again: leaving at once, requests inside are lost", name)
             sys.stderr.flush()
             os._exit(128 + number)

@@ -17,14 +17,24 @@ _UNLIMITED = -1
 
 
 class RpcServer:
-    """One gRPC server in the running event loop."""
+    """One gRPC server in the running event loop.
 
-    def __init__(self, service: Service) -> None:
-        """Build it, without listening yet.
+    Attributes:
+        port: Where it listens.
+    """
+
+    def __init__(self, service: Service, host: str, port: int) -> None:
+        """Take the port and build the server, without accepting calls yet.
 
         Args:
             service: What stands behind it.
+            host: Name or address to listen on.
+            port: 0 takes a free one.
+
+        Raises:
+            OSError: The port cannot be taken; the message says which and why.
         """
+        bind_socket(host, port).close()  # gRPC itself says only that it failed
         options = (
             # Somewhat above the limit of an image, so that our own error, with its code, answers most that exceed it.
             ("grpc.max_receive_message_length", service.limits.max_upload_bytes + _ENVELOPE_BYTES),
@@ -39,20 +49,9 @@ class RpcServer:
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._serving: bool | None = None
-
-    def bind(self, host: str, port: int) -> int:
-        """Take a port; 0 takes a free one.
-
-        Returns:
-            The port.
-
-        Raises:
-            OSError: It cannot be taken; the message says which and why.
-        """
-        bind_socket(host, port).close()  # gRPC itself says only that it failed
         address = join_address(host, port)
         try:
-            return self._server.add_insecure_port(address)
+            self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
 

@@ -1,0 +1,179 @@
+"""From the first breath to the last: warming up, ready, draining, gone."""
+
+import asyncio
+import signal
+import socket
+import threading
+import time
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server.app.lifecycle import Process, serve
+from server.backends.base import Backend, BackendFault
+from server.backends.fake import FakeBackend
+from server.settings import Settings
+from tests.support.backends import PATIENCE_S, DeviceScript
+from tests.support.clients import RunningServer, marked_png, running_server, trailing, until
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def health(server: RunningServer) -> int:
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    return int((await stub.Check(health_pb2.HealthCheckRequest(service="matting.v1.Matting"))).status)
+
+
+async def test_while_warming_up_it_is_live_but_not_ready_and_refuses():
+    opened = threading.Event()
+
+    def hold(artifact_id: str, arrays: object) -> None:
+        assert opened.wait(PATIENCE_S)
+
+    process = Process(Settings(port=0, grpc_port=0, backend="fake"), lambda: FakeBackend(before_run=hold))
+    task = asyncio.create_task(process.run())
+    async with (
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{process.port}") as http,
+        grpc.aio.insecure_channel(f"127.0.0.1:{process.grpc_port}") as channel,
+    ):
+        server = RunningServer(process, task, http, channel)
+        await until(lambda: "warming up" in (process.unready_reason() or ""))
+        live, ready = await http.get("/livez"), await http.get("/readyz")
+        refused = await server.post(marked_png(1))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await server.call(marked_png(1))
+        before = await health(server)
+        opened.set()
+        await until(lambda: process.unready_reason() is None)
+        after = (await http.get("/readyz")).status_code
+        assert (await server.post(marked_png(1))).status_code == 200
+        process.take_signal(signal.SIGTERM)
+        assert await task == 0
+    assert live.status_code == 200
+    assert (ready.status_code, ready.json()["code"]) == (503, "not-ready")
+    assert "warming up" in ready.json()["detail"]
+    assert (refused.status_code, refused.json()["code"]) == (503, "not-ready")
+    assert int(refused.headers["retry-after"]) > 0
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert before == NOT_SERVING
+    assert after == 200
+
+
+async def test_draining_refuses_new_work_and_finishes_what_is_inside_on_both_transports():
+    script = DeviceScript(gated=True)
+    async with running_server(script) as server:
+        inside = [asyncio.create_task(server.post(marked_png(1)))]
+        await script.arrival()
+        inside.append(asyncio.create_task(server.post(marked_png(2))))
+        calls = [asyncio.create_task(server.call(marked_png(3)))]
+        await server.wait_until_inside(3)
+        server.process.take_signal(signal.SIGTERM)
+        ready = await server.http.get("/readyz")
+        refused = await server.post(marked_png(9))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await server.call(marked_png(9))
+        checked = await health(server)
+        live = await server.http.get("/livez")
+        assert not server.task.done()
+        script.open()
+        answers = [await task for task in inside]
+        messages = [await task for task in calls]
+        code = await server.task
+    assert (ready.status_code, "shutting down" in ready.json()["detail"]) == (503, True)
+    assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert trailing(caught.value)["x-error-code"] == "draining"
+    assert checked == NOT_SERVING
+    assert live.status_code == 200
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert messages[0].image
+    assert code == 0
+
+
+async def test_during_the_drain_delay_it_is_not_ready_but_still_serves():
+    async with running_server(drain_delay_s=20.0) as server:
+        await until_serving(server)
+        server.process.take_signal(signal.SIGTERM)
+        assert (await server.http.get("/readyz")).status_code == 503
+        await until_not_serving(server)
+        assert (await server.post(marked_png(4))).status_code == 200
+        assert (await server.call(marked_png(4))).batch_size == 1
+        server.task.cancel()  # the rest of the delay
+
+
+async def test_work_that_outlives_the_drain_timeout_is_reported():
+    script = DeviceScript(gated=True)
+    async with running_server(script, drain_timeout_s=0.2) as server:
+        stuck = asyncio.create_task(server.post(marked_png(1)))
+        await script.arrival()
+        server.process.take_signal(signal.SIGTERM)
+        await until(lambda: server.process.parts.admission.draining)
+        done, _ = await asyncio.wait((stuck,), timeout=PATIENCE_S)
+        script.open()
+        code = await server.task
+    assert done
+    assert code == 1
+    assert isinstance(stuck.exception(), httpx.HTTPError) or stuck.result().status_code >= 500
+
+
+async def test_liveness_answers_at_once_while_the_device_works():
+    script = DeviceScript(gated=True)
+    async with running_server(script) as server:
+        busy = asyncio.create_task(server.post(marked_png(1)))
+        await script.arrival()
+        await server.http.get("/livez")
+        times = []
+        for _ in range(20):
+            started = time.monotonic()
+            assert (await server.http.get("/livez")).status_code == 200
+            times.append(time.monotonic() - started)
+        script.open()
+        await busy
+    assert sorted(times)[10] < 0.1
+
+
+async def test_a_port_in_use_is_a_clear_error_and_not_a_second_server(caplog):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for name in ("port", "grpc_port"):
+            settings = Settings(**{"port": 0, "grpc_port": 0, "backend": "fake", name: port})
+            caplog.clear()
+            assert await serve(settings) == 1
+            assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in caplog.text
+
+
+async def test_a_device_that_cannot_start_ends_the_process_with_its_reason(caplog):
+    def make() -> Backend:
+        raise BackendFault("no such card")
+
+    settings = Settings(port=0, grpc_port=0, backend="fake")
+    assert await serve(settings, make) == 1
+    assert "cannot start: no such card" in caplog.text
+
+
+async def test_the_fake_backend_serves_no_artifacts(caplog):
+    settings = Settings(port=0, grpc_port=0, backend="fake", model=("somewhere",))
+    assert await serve(settings) == 1
+    assert "fake runs no artifacts" in caplog.text
+
+
+async def until_serving(server: RunningServer) -> None:
+    await follow(server, SERVING)
+
+
+async def until_not_serving(server: RunningServer) -> None:
+    await follow(server, NOT_SERVING)
+
+
+async def follow(server: RunningServer, status: int) -> None:
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service=""), timeout=PATIENCE_S)
+    while (await watch.read()).status != status:
+        pass
+    watch.cancel()
