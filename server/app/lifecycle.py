@@ -31,6 +31,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def run(settings: Settings) -> int:
     """Serve until a signal comes; the exit code of the process."""
     configure_logging(settings.log_format, settings.log_level)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every broken upload, which we answer
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(serve(settings))
 
