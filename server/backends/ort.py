@@ -170,6 +170,9 @@ class OrtBackend:
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
+        # A pattern keeps a buffer per batch size: with the compact network at 512x512 and batches of 1 and 2 a resident
+        # memory of 492 MB was measured with it, 300 MB without, at the same speed. Without an arena the peak is higher.
+        options.enable_mem_pattern = self._cuda
         for key in _SPINNING:  # threads that spin between batches burn the quota that decoding and encoding need
             options.add_session_config_entry(key, "0")
         return options

@@ -207,7 +207,7 @@ class Engine:
     def _publish(self, artifact_id: str, artifact: Artifact, worker: Worker) -> None:
         manifest = artifact.manifest
         labels = {
-            "model": manifest.name,
+            "model": artifact_id,
             "kind": manifest.kind,
             "backbone": manifest.backbone,
             "size": "x".join(map(str, manifest.input_size)),

@@ -90,6 +90,10 @@ class DeviceScript:
         """Wait until one more batch has reached the device."""
         assert await asyncio.to_thread(self._arrived.acquire, timeout=PATIENCE_S), "no batch came"
 
+    def arrival_within_this_turn(self) -> None:
+        """As `arrival`, but keeps the event loop from running meanwhile."""
+        assert self._arrived.acquire(timeout=PATIENCE_S), "no batch came"
+
     def forget_arrivals(self) -> None:
         """From now on `arrival` waits for batches to come."""
         self._arrived = threading.Semaphore(0)

@@ -4,7 +4,7 @@ import math
 import random
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -254,5 +254,12 @@ def dominates(one: Member[int], other: Member[int]) -> bool:
     )
 
 
-RandomWalk.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+RandomWalk.TestCase.settings = settings(
+    max_examples=100,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],  # says something of the machine, not of the queue
+)
 TestRandomWalk = RandomWalk.TestCase

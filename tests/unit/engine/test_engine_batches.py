@@ -128,6 +128,18 @@ async def test_a_batch_bound_ahead_is_open_until_the_device_takes_it():
         assert script.batches == [[1], [4, 2], [3]]
 
 
+async def test_a_device_with_look_ahead_does_not_wait_for_the_event_loop():
+    script = DeviceScript(gated=True)
+    async with running_engine(script, EngineLimits(max_batch=1), options=FakeOptions(look_ahead=1)) as engine:
+        tasks = [asyncio.create_task(engine.submit(marked_item(mark))) for mark in (1, 2, 3)]
+        await script.arrival()
+        script.let_pass()
+        script.arrival_within_this_turn()
+        assert script.batches == [[1], [2]]
+        script.open()
+        await asyncio.gather(*tasks)
+
+
 @pytest.mark.parametrize("look_ahead", [0, 1])
 async def test_an_item_cancelled_while_it_waits_never_reaches_the_device(look_ahead):
     script, metrics = DeviceScript(gated=True), Metrics()

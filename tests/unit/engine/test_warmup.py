@@ -174,7 +174,7 @@ async def test_artifacts_come_and_go_while_others_are_served():
         await engine.load("b", fake_artifact(SIZE, name="second"))
         script.armed = True
         assert mark_of(await engine.submit(marked_item(7, "b"))) == 7
-        assert 'model="second"' in metrics.render()[0].decode()
+        assert 'model="b"' in metrics.render()[0].decode()
         with pytest.raises(ValueError, match="a new id"):
             await engine.load("b", fake_artifact(SIZE))
         script.gated = True
@@ -188,7 +188,7 @@ async def test_artifacts_come_and_go_while_others_are_served():
         script.open()
         await leaving
         assert mark_of(last.result()) == 8, "what was accepted is answered"
-        assert 'model="second"' not in metrics.render()[0].decode()
+        assert 'model="b"' not in metrics.render()[0].decode()
         assert mark_of(await engine.submit(marked_item(1))) == 1
 
 
