@@ -51,12 +51,16 @@ def to_rgb(image: Image.Image) -> Colours:
     if profile is not None:
         space = profile.profile.xcolor_space.strip()
         if space == "RGB" and image.mode not in (*_GREY, "CMYK"):
-            return Colours(image.convert("RGB"), alpha, image.info["icc_profile"])
+            return Colours(_plain_rgb(image), alpha, image.info["icc_profile"])
         if space == "GRAY" and image.mode in _GREY:
             return Colours(_converted(image.convert("L"), profile), alpha, None)
         if space == "CMYK" and image.mode == "CMYK":
             return Colours(_converted(image, profile), alpha, None)
-    return Colours(image.convert("RGB"), alpha, None)
+    return Colours(_plain_rgb(image), alpha, None)
+
+
+def _plain_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # converting RGB to RGB copies it
 
 
 def _from_deep_grey(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -78,10 +82,11 @@ def _alpha(image: Image.Image) -> Image.Image | None:
     if not image.has_transparency_data:
         return None
     key = image.info.get("transparency")
-    if image.mode == "L" and isinstance(key, int):
+    if image.mode in ("1", "L") and isinstance(key, int):
         # The key counts in the file's own levels, which the decoder has stretched to 8 bits.
         step = _PNG_GREY_STEP.get(str(image.info.get("stored_as")), 1)
-        return image.point([0 if level == key * step else 255 for level in range(256)])
+        level = key * step if image.mode == "L" else 255 * bool(key)
+        return image.convert("L").point([0 if each == level else 255 for each in range(256)])
     return image.convert("RGBA").getchannel("A")
 
 

@@ -32,6 +32,9 @@ _UPRIGHT: dict[int, Callable[[Pixels], object]] = {
 }
 """By EXIF orientation: what turns the stored pixels upright (EXIF 3.0, tag 0x0112)."""
 
+_TURNED = (5, 6, 7, 8)
+"""Orientations that exchange width and height."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
@@ -73,25 +76,34 @@ def decode(data: bytes, header: ImageHeader, at_least: tuple[int, int] | None = 
     Args:
         data: The encoded file.
         header: What `read_header` said of it.
-        at_least: (height, width) that is enough: a JPEG much larger than that is decoded at 1/2, 1/4 or 1/8 of its
-            size, straight from its frequencies. Colours then differ slightly from those of a whole decode; see
-            `tests/parity/test_scaled_decode.py` for by how much.
+        at_least: (height, width) of the upright image that is enough: a JPEG whose half, quarter or eighth is still
+            that large is decoded at that scale, straight from its frequencies. `tests/parity/test_scaled_decode.py`
+            says by how much its colours then differ.
 
     Raises:
         CorruptImageError: The file is truncated or damaged.
         NotAnImageError: Its samples are of a kind that is not read here.
     """
+    rgb, alpha, orientation, metadata = _decode(data, header, at_least)
+    rgb = _upright(rgb, orientation)
+    alpha = None if alpha is None else _upright(alpha, orientation)
+    # A TIFF is turned by Pillow itself, in its header already, and its orientation then reads as 1.
+    height, width = header.size
+    size = (width, height) if orientation in _TURNED else (height, width)
+    return DecodedImage(rgb, alpha, size, metadata, header.format)
+
+
+def _decode(
+    data: bytes, header: ImageHeader, at_least: tuple[int, int] | None
+) -> tuple[Pixels, Pixels | None, int, Metadata]:
+    """As `decode`, but as stored. Pillow's copy of the pixels is gone when this returns."""
     with open_image(data, header.format) as image:
         orientation, dpi = _load(image, header, at_least)
         colours = to_rgb(image)
-    rgb = _upright(_array(colours.rgb, 3), orientation)
-    alpha = None if colours.alpha is None else _upright(_array(colours.alpha, 1)[..., 0], orientation)
-    # TIFF is turned upright by Pillow itself, and its orientation then reads as 1.
-    turned = orientation >= 5
-    size = (header.size[1], header.size[0]) if turned else header.size
-    if dpi is not None and turned:
+    alpha = None if colours.alpha is None else _array(colours.alpha, 1)[..., 0]
+    if dpi is not None and orientation in _TURNED:
         dpi = (dpi[1], dpi[0])
-    return DecodedImage(rgb, alpha, size, Metadata(colours.icc_profile, dpi), header.format)
+    return _array(colours.rgb, 3), alpha, orientation, Metadata(colours.icc_profile, dpi)
 
 
 def _load(
@@ -100,7 +112,7 @@ def _load(
     """Decode the pixels in place; give the orientation that is left to apply, and the resolution."""
     try:
         if at_least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
-            image.draft(None, _stored(at_least, _exif(image)))
+            _reduce(image, at_least)
         if isinstance(image, PngImagePlugin.PngImageFile):
             image.info["stored_as"] = image.tile[0].args if image.tile else None
         else:
@@ -116,10 +128,19 @@ def _load(
     return (orientation if orientation in _UPRIGHT else 1), _dpi(image, exif)
 
 
-def _stored(size: tuple[int, int], exif: Image.Exif) -> tuple[int, int]:
-    """(height, width) of the upright image as (width, height) of the stored one."""
-    turned = exif.get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    return size if turned else (size[1], size[0])
+def _reduce(image: JpegImagePlugin.JpegImageFile, at_least: tuple[int, int]) -> None:
+    """Have a JPEG decoded at the smallest scale that is large enough and divides its sides.
+
+    Other scales round the size up with pixels that do not exist, which would shift the picture by up to half of one.
+    """
+    height, width = at_least
+    if _exif(image).get(_ORIENTATION, 1) in _TURNED:
+        height, width = width, height
+    for scale in (8, 4, 2):
+        reduced = (image.width // scale, image.height // scale)
+        if image.width % scale == image.height % scale == 0 and reduced[0] >= width and reduced[1] >= height:
+            image.draft(None, reduced)
+            return
 
 
 def _exif(image: Image.Image) -> Image.Exif:

@@ -84,8 +84,8 @@ def encode(pixels: NDArray[np.uint8], file_format: OutputFormat, metadata: Metad
     buffer = io.BytesIO()
     image = Image.fromarray(pixels)
     if file_format is OutputFormat.WEBP:
-        # Method 1 is the knee for mattes: half the bytes of method 0 for a fifth more time; 4 brings nothing.
-        how = {"lossless": True, "quality": 0, "method": 1} if pixels.ndim == 2 else {"method": 1}
+        # The knees: method 1 takes a fifth off the bytes of colours, but up to three times as long for a matte.
+        how = {"lossless": True, "quality": 0, "method": 0} if pixels.ndim == 2 else {"method": 1}
         settings = {"quality": compression.webp_quality, **how}
         image.save(buffer, "WEBP", icc_profile=profile, exif=_resolution_exif(metadata.dpi), **settings)
     else:

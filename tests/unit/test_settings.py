@@ -242,7 +242,7 @@ def test_files_that_cannot_be_read(text, message, tmp_path):
 
 
 def test_what_is_left_to_the_machine_is_decided_by_its_limits():
-    host = HostLimits(cpus=3.5, memory_bytes=24 * 10**8)
+    host = HostLimits(cpus=3.5, memory_bytes=26 * 10**8)
     decided = Settings().for_host(host)
     assert (decided.threads, decided.cpu_workers, decided.max_megapixels_inside) == (3, 3, 100)
     assert decided.max_batch is None

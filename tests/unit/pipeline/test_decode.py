@@ -291,10 +291,26 @@ def test_samples_without_a_meaning_as_colour_are_refused(dtype):
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_scaled_decode_is_large_enough_and_says_the_whole_size(orientation):
-    image = decoded(rotated_jpeg(smooth(480, 640), orientation), at_least=(100, 100))
-    assert image.size == ((640, 480) if orientation == 6 else (480, 640))
-    assert image.rgb.shape[:2] == ((160, 120) if orientation == 6 else (120, 160))
+@pytest.mark.parametrize(
+    ("enough", "reduced"),
+    [
+        ((60, 80), (60, 80)),
+        ((61, 80), (120, 160)),
+        ((100, 100), (120, 160)),
+        ((200, 320), (240, 320)),
+        ((241, 1), (480, 640)),
+    ],
+)
+def test_scaled_decode_is_large_enough_and_says_the_whole_size(orientation, enough, reduced):
+    turned = orientation == 6
+    image = decoded(rotated_jpeg(smooth(480, 640), orientation), at_least=enough[::-1] if turned else enough)
+    assert image.size == ((640, 480) if turned else (480, 640))
+    assert image.rgb.shape[:2] == (reduced[::-1] if turned else reduced)
+
+
+def test_scaled_decode_takes_only_scales_that_divide_the_image():
+    assert decoded(jpeg(smooth(482, 641)), at_least=(10, 10)).rgb.shape == (482, 641, 3)
+    assert decoded(jpeg(smooth(484, 642)), at_least=(10, 10)).rgb.shape == (242, 321, 3)
 
 
 def test_scaled_decode_leaves_small_images_and_other_formats_alone():
