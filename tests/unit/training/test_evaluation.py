@@ -1,0 +1,120 @@
+"""Evaluation: figures against hand-worked cases, and the command that prints and keeps them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.tiny_training import tiny_run
+from training.__main__ import default_phases, main, parse_phases
+from training.config import Phase
+from training.evaluate import boundary_band, measure
+
+
+def square(x0, x1, size=100):
+    plane = np.zeros((size, size), np.float32)
+    plane[20:80, x0:x1] = 1
+    return plane
+
+
+def test_figures_of_a_shifted_square():
+    figures = measure(square(30, 90), square(20, 80))
+    assert figures.mae == pytest.approx(2 * 10 * 60 / 100**2)
+    assert figures.iou == pytest.approx(50 / 70)
+
+
+def test_the_truth_itself_is_perfect():
+    figures = measure(square(20, 80), square(20, 80))
+    assert (figures.mae, figures.iou, figures.band) == (0, 1, 0)
+
+
+def test_the_band_hugs_the_boundary():
+    band = boundary_band(square(20, 80))
+    assert band[50, 19]
+    assert band[50, 20]
+    assert not band[50, 50]
+    assert not band[5, 5]
+    soft = np.full((100, 100), 0.5, np.float32)
+    assert boundary_band(soft).all()
+
+
+def test_the_band_error_counts_only_the_band():
+    truth, wrong_inside = square(20, 80), square(20, 80)
+    wrong_inside[45:55, 45:55] = 0
+    assert measure(wrong_inside, truth).band == 0
+    assert measure(wrong_inside, truth).mae == pytest.approx(0.01)
+
+
+def test_empty_truths():
+    nothing = np.zeros((10, 10), np.float32)
+    assert measure(nothing, nothing).iou == 1
+    assert measure(np.ones((10, 10), np.float32), nothing).iou == 0
+
+
+def test_sizes_must_agree():
+    with pytest.raises(ValueError, match=r"\(10, 10\)"):
+        measure(np.zeros((5, 5), np.float32), np.zeros((10, 10), np.float32))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run = tiny_run(tmp_path_factory.mktemp("run"))
+    run.train()
+    return run
+
+
+def test_the_command_prints_and_writes_the_figures(trained, tmp_path, capsys):
+    out = tmp_path / "figures"
+    main(["evaluate", str(trained.checkpoint), "--count", "3", "--size", "32", "--sets", "heldout", "--out", str(out)])
+    assert "mae" in capsys.readouterr().out
+    summary = json.loads((out / "evaluation.json").read_text())
+    with (out / "evaluation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == summary["sets"]["heldout"]["images"] == 3
+    assert np.mean([float(row["mae"]) for row in rows]) == pytest.approx(summary["sets"]["heldout"]["mae"], abs=1e-4)
+    assert summary["size"] == 32
+
+
+def test_exported_weights_are_the_average_and_evaluate_alike(trained, tmp_path, capsys):
+    from modeling.weights import load_network, read_metadata
+
+    weights = tmp_path / "out" / "tiny.safetensors"
+    main(["weights", str(trained.checkpoint), "--out", str(weights), "--command", "train it"])
+    network = load_network(weights)
+    state = network.state_dict()
+    assert all((state[name] == value).all() for name, value in trained.ema.state.items())
+    assert read_metadata(weights)["command"] == "train it"
+    assert read_metadata(weights)["step"] == "6"
+    capsys.readouterr()
+    for source in (trained.checkpoint, weights):
+        main(["evaluate", str(source), "--count", "2", "--size", "32", "--sets", "heldout"])
+    first, second = capsys.readouterr().out.strip().splitlines()
+    assert first == second
+
+
+def size_of(path):
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_previews_and_sheets_are_pictures(trained, tmp_path):
+    main(["preview", str(trained.checkpoint), "--size", "32", "--out", str(tmp_path / "preview.png")])
+    # Sixteen rows of four pictures, two to a line.
+    assert size_of(tmp_path / "preview.png") == (8 * 32, 8 * 32)
+    main(["sheet", "--count", "7", "--size", "32", "--family", "vessel", "--out", str(tmp_path / "sheet.png")])
+    assert size_of(tmp_path / "sheet.png") == (10 * 32, 2 * 32)
+
+
+def test_a_run_is_not_overwritten_unasked(trained, tmp_path):
+    with pytest.raises(SystemExit, match="already holds a run"):
+        main(["train", "--steps", "1", "--out", str(trained.folder)])
+
+
+def test_phases_from_text():
+    assert parse_phases("192x16:0.4,384x8:1") == (Phase(0.4, 192, 16), Phase(1.0, 384, 8))
+    with pytest.raises(SystemExit, match="SIZExBATCH:SHARE"):
+        parse_phases("192")
+    assert [phase.size for phase in default_phases(384)] == [192, 256, 384]
+    assert all(phase.batch % 2 == 0 for phase in default_phases(384))

@@ -1,0 +1,231 @@
+"""`python -m training train|evaluate|preview|weights|sheet`: everything that is done with the training code."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modeling.birefnet.network import BiRefNet
+from modeling.weights import load_network, load_state, read_metadata, save_state
+from training.checkpoint import ema_weights, read_header
+from training.config import NETWORKS, Budget, Phase, TrainingConfig
+from training.data.scene import sample
+from training.data.sets import SETS
+from training.data.subjects import FAMILIES
+from training.evaluate import evaluate, means, write
+from training.lean import LeanBiRefNet
+from training.losses import PRESETS
+from training.parallel import launch
+from training.preview import preview, write_sheet
+from training.session import RunOptions, train_in_group
+
+_BATCH_AREA = 16 * 192 * 192
+
+
+def default_phases(size: int) -> tuple[Phase, ...]:
+    """Half, two thirds and the whole of the working size: most images are seen small, where they are cheap."""
+    shares = ((0.35, 0.5), (0.65, 2 / 3), (1.0, 1.0))
+    sides = [(until, max(32, round(size * part / 32) * 32)) for until, part in shares]
+    return tuple(Phase(until, side, max(4, min(32, 2 * round(_BATCH_AREA / side**2 / 2)))) for until, side in sides)
+
+
+def parse_phases(text: str) -> tuple[Phase, ...]:
+    """`192x16:0.35,256x12:0.65,384x8:1` to phases (size x batch : share of the budget at its end)."""
+    phases = []
+    for item in text.split(","):
+        try:
+            shape, until = item.split(":")
+            size, batch = shape.split("x")
+            phases.append(Phase(float(until), int(size), int(batch)))
+        except ValueError as error:
+            raise SystemExit(f"--phases: expected SIZExBATCH:SHARE, found {item!r} ({error})") from error
+    return tuple(phases)
+
+
+def trained(path: Path) -> BiRefNet:
+    """The averaged network of a run's checkpoint, or the network of a plain weights file."""
+    if "progress" not in read_metadata(path):
+        return load_network(path)
+    config, _ = read_header(path)
+    network = LeanBiRefNet(config.network)
+    load_state(network, ema_weights(path))
+    return network.eval()
+
+
+def _configured(options: argparse.Namespace) -> TrainingConfig:
+    phases = parse_phases(options.phases) if options.phases else default_phases(options.size)
+    return TrainingConfig(
+        NETWORKS[options.config],
+        phases,
+        _budget(options),
+        seed=options.seed,
+        learning_rate=options.rate or 1e-3,
+        loss=PRESETS[options.loss],
+        bfloat16=options.bf16,
+    )
+
+
+def _budget(options: argparse.Namespace) -> Budget:
+    if options.steps:
+        return Budget(steps=options.steps)
+    return Budget(seconds=(options.hours or 1.5) * 3600)
+
+
+def _changed(config: TrainingConfig, options: argparse.Namespace) -> TrainingConfig:
+    """A resumed run's configuration with what its command line names anew: phases, peak rate, budget."""
+    if options.phases:
+        config = replace(config, phases=parse_phases(options.phases))
+    if options.rate:
+        config = replace(config, learning_rate=options.rate)
+    if options.steps or options.hours:
+        config = replace(config, budget=_budget(options))
+    return config
+
+
+def _train(options: argparse.Namespace) -> None:
+    config, checkpoint = _configured(options), options.out / "last.safetensors"
+    if checkpoint.exists():
+        if not options.resume:
+            raise SystemExit(
+                f"{options.out} already holds a run; pass --resume to continue it, or choose another --out"
+            )
+        config, progress = read_header(checkpoint)
+        config = _changed(config, options)
+        spent = config.budget.share(progress.step, progress.elapsed)
+        print(f"resuming at step {progress.step}, {spent:.1%} of the budget")
+    launch(
+        options.processes,
+        train_in_group,
+        config,
+        RunOptions(options.out, options.threads, options.workers, options.preview_every),
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    network = trained(options.checkpoint)
+    results = {
+        name: evaluate(network, SETS[name], options.size, options.count, options.workers) for name in options.sets
+    }
+    for name, figures in results.items():
+        line = "  ".join(f"{key} {value:.4f}" for key, value in means(figures).items())
+        print(f"{name:14s} {line}  ({len(figures)} images at {options.size})")
+    if options.out:
+        write(
+            options.out,
+            results,
+            {
+                "checkpoint": str(options.checkpoint),
+                "size": options.size,
+                "command": shlex.join(["python", "-m", "training", *options.arguments]),
+            },
+        )
+
+
+def _preview(options: argparse.Namespace) -> None:
+    preview(trained(options.checkpoint), options.out, options.size, SETS["heldout"])
+
+
+def _weights(options: argparse.Namespace) -> None:
+    config, progress = read_header(options.checkpoint)
+    network = BiRefNet(config.network)
+    load_state(network, ema_weights(options.checkpoint))
+    about = {
+        "step": str(progress.step),
+        "images": str(progress.next_index),
+        "seconds": f"{progress.elapsed:.0f}",
+        "seed": str(config.seed),
+        "command": options.command,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    save_state(network, options.out, about)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, step {progress.step}")
+
+
+def _sheet(options: argparse.Namespace) -> None:
+    rows = []
+    for index in range(options.first, options.first + options.count):
+        image, alpha = sample(index, options.size, SETS[options.set].seed, SETS[options.set].level, options.family)
+        grey = np.repeat((alpha * 255).astype(np.uint8)[..., None], 3, axis=2)
+        rows.append(np.concatenate([image, grey], axis=1))
+    write_sheet(options.out, rows, 5)
+
+
+def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    train = commands.add_parser("train", help="train a network on procedural photographs")
+    train.add_argument("--config", choices=sorted(NETWORKS), default="compact", help="which network")
+    train.add_argument("--size", type=int, default=384, help="working size of the last phase (default 384)")
+    train.add_argument("--phases", help="SIZExBATCH:SHARE,... instead of the default three")
+    budget = train.add_mutually_exclusive_group()
+    budget.add_argument("--hours", type=float, help="running time (default 1.5)")
+    budget.add_argument("--steps", type=int, help="number of updates, instead of a time")
+    train.add_argument("--rate", type=float, help="peak learning rate (default 0.001)")
+    train.add_argument("--loss", choices=sorted(PRESETS), default="general", help="weights of the loss terms")
+    train.add_argument("--seed", type=int, default=7)
+    train.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
+    train.add_argument("--processes", type=int, default=1, help="processes that share every batch; 2 on two cores")
+    train.add_argument("--threads", type=int, default=1, help="threads of each process")
+    train.add_argument("--workers", type=int, default=0, help="data processes of each process; 0: makes its own")
+    train.add_argument("--preview-every", type=float, default=600.0, help="seconds between preview sheets")
+    train.add_argument(
+        "--resume", action="store_true", help="continue the run in --out; phases, rate, budget may change"
+    )
+    train.add_argument("--out", type=Path, required=True)
+    train.set_defaults(run=_train)
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    score = commands.add_parser("evaluate", help="figures on held-out procedural sets")
+    score.add_argument("checkpoint", type=Path)
+    score.add_argument("--sets", nargs="+", choices=sorted(SETS), default=["heldout", "heldout-easy", "heldout-hard"])
+    score.add_argument("--count", type=int, default=200, help="images of each set (default 200)")
+    score.add_argument("--size", type=int, default=384)
+    score.add_argument("--threads", type=int, default=2)
+    score.add_argument("--workers", type=int, default=0)
+    score.add_argument("--out", type=Path, help="folder for evaluation.json and evaluation.csv")
+    score.set_defaults(run=_evaluate)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    commands = parser.add_subparsers(dest="command_name", required=True)
+    _add_train(commands)
+    _add_evaluate(commands)
+
+    show = commands.add_parser("preview", help="contact sheet of photographs and held-out images")
+    show.add_argument("checkpoint", type=Path)
+    show.add_argument("--size", type=int, default=384)
+    show.add_argument("--out", type=Path, default=Path("preview.png"))
+    show.set_defaults(run=_preview)
+
+    weights = commands.add_parser("weights", help="write a run's averaged weights as a plain weights file")
+    weights.add_argument("checkpoint", type=Path)
+    weights.add_argument("--out", type=Path, required=True)
+    weights.add_argument("--command", default="", help="the training command, kept in the file")
+    weights.set_defaults(run=_weights)
+
+    sheet = commands.add_parser("sheet", help="contact sheet of procedural photographs and their mattes")
+    sheet.add_argument("--set", choices=sorted(SETS), default="train")
+    sheet.add_argument("--family", choices=sorted(FAMILIES), help="only this kind of subject")
+    sheet.add_argument("--first", type=int, default=0)
+    sheet.add_argument("--count", type=int, default=40)
+    sheet.add_argument("--size", type=int, default=192)
+    sheet.add_argument("--out", type=Path, default=Path("sheet.png"))
+    sheet.set_defaults(run=_sheet)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; `arguments` are those after the program's name, else the process's own."""
+    options = _parser().parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()

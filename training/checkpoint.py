@@ -1,0 +1,97 @@
+"""The state of a run in one safetensors file, written atomically and resumed bit for bit.
+
+Tensors are grouped by prefix (`network.`, `ema.`, `optimizer.<parameter>.`); counters and the configuration travel
+as JSON in the file's metadata, so that nothing is ever unpickled.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from training.config import TrainingConfig
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    next_index: int = 0
+    elapsed: float = 0.0
+
+
+class Ema:
+    """An exponential moving average of a network's parameters and floating-point buffers."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state: dict[str, Tensor] = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Move towards the network; the average is short at the start, so that random weights are forgotten soon."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, 1.0 - decay)
+            else:
+                self.state[name].copy_(value)
+
+
+def save(
+    path: Path, config: TrainingConfig, progress: Progress, network: nn.Module, ema: Ema, optimizer: Optimizer
+) -> None:
+    """Write the whole state; the file appears complete or not at all."""
+    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in ema.state.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    metadata = {"config": json.dumps(config.to_dict()), "progress": json.dumps(asdict(progress))}
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata)
+    partial.replace(path)
+
+
+def read_header(path: Path) -> tuple[TrainingConfig, Progress]:
+    """The configuration and the counters of a checkpoint, without its tensors.
+
+    Raises:
+        ValueError: The file is not a checkpoint of this loop.
+    """
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    if "config" not in metadata or "progress" not in metadata:
+        raise ValueError(
+            f"{path} is not a training checkpoint: its metadata has {sorted(metadata)}, expected config and progress"
+        )
+    return TrainingConfig.from_dict(json.loads(metadata["config"])), Progress(**json.loads(metadata["progress"]))
+
+
+def _group(path: Path, prefix: str) -> dict[str, Tensor]:
+    with safe_open(path, "pt") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  a safetensors file is no dict
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+
+
+def restore(path: Path, network: nn.Module, ema: Ema, optimizer: Optimizer) -> Progress:
+    """Put the state of `path` into a freshly made run."""
+    network.load_state_dict(_group(path, "network."))
+    ema.state = _group(path, "ema.")
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in _group(path, "optimizer.").items():
+        index, name = key.split(".", 1)
+        states.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    return read_header(path)[1]
+
+
+def ema_weights(path: Path) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint, under the network's own keys: what is evaluated and exported."""
+    return _group(path, "ema.")

@@ -1,0 +1,89 @@
+"""What a training run is: network, phases, optimiser, budget. Frozen, and written into every checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from modeling.birefnet.config import COMPACT, SWIN_L, SWIN_T, BiRefNetConfig
+from training.losses import LossWeights
+
+NETWORKS: dict[str, BiRefNetConfig] = {"compact": COMPACT, "swin_t": SWIN_T, "swin_l": SWIN_L}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the run at one working size: from the end of the phase before to the share `until` of the budget."""
+
+    until: float
+    size: int
+    batch: int
+
+    def __post_init__(self) -> None:
+        if self.size % 32 or self.size <= 0:
+            raise ValueError(f"a working size is a positive multiple of 32, found {self.size}")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When the run ends: after so many steps, or after so many seconds of running (a stop does not count)."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.seconds is None):
+            raise ValueError(
+                f"a budget is either steps or seconds, found steps={self.steps} and seconds={self.seconds}"
+            )
+        if (self.steps or self.seconds or 0) <= 0:
+            raise ValueError(f"a budget is positive, found steps={self.steps} and seconds={self.seconds}")
+
+    def share(self, step: int, elapsed: float) -> float:
+        """How much of the budget is spent, 0 to 1 and above."""
+        return step / self.steps if self.steps is not None else elapsed / (self.seconds or 1.0)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that decides a run's outcome."""
+
+    network: BiRefNetConfig
+    phases: tuple[Phase, ...]
+    budget: Budget
+    seed: int = 7
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    warmup: float = 0.03
+    final_rate: float = 0.01
+    clip_norm: float = 5.0
+    ema_decay: float = 0.998
+    loss: LossWeights = field(default_factory=LossWeights)
+    loss_scale: float = 0.01
+    side_stride: int = 4
+    data_set: str = "train"
+    bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        ends = [phase.until for phase in self.phases]
+        if not ends or sorted(ends) != ends or abs(ends[-1] - 1.0) > 1e-9:
+            raise ValueError(f"phases must end at rising shares of the budget, the last at 1, found {ends}")
+
+    def phase_at(self, share: float) -> Phase:
+        """The phase that is on when `share` of the budget is spent."""
+        return next((phase for phase in self.phases if share < phase.until), self.phases[-1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; `from_dict` reads them back."""
+        return asdict(self) | {"network": self.network.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration that `to_dict` wrote."""
+        plain = dict(values)
+        return cls(
+            network=BiRefNetConfig.from_dict(plain.pop("network")),
+            phases=tuple(Phase(**phase) for phase in plain.pop("phases")),
+            budget=Budget(**plain.pop("budget")),
+            loss=LossWeights(**plain.pop("loss")),
+            **plain,
+        )

@@ -1,0 +1,70 @@
+"""Procedural photographs as batches of tensors, made by worker processes, in an order that only depends on the seed."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import cv2
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from training.data.degrade import Photo
+from training.data.raster import Plane
+
+Batch = tuple[Tensor, Tensor]
+_MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
+_DEVIATION = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) RGB to the network's float32 (B, 3, H, W), normalised with ImageNet's mean and deviation."""
+    return (images.permute(0, 3, 1, 2).float() / 255.0 - _MEAN) / _DEVIATION
+
+
+class Source(Protocol):
+    """Where training images come from: the procedural sets, or anything else that is indexed."""
+
+    def item(self, index: int, size: int) -> tuple[Photo, Plane]:
+        """Image uint8 (size, size, 3) RGB and alpha float32 (size, size) of one index."""
+
+
+class _Items(Dataset[Batch]):
+    """One set at one size, as uint8 images (S, S, 3) and float32 alphas (1, S, S)."""
+
+    def __init__(self, source: Source, size: int) -> None:
+        self.source = source
+        self.size = size
+
+    def __getitem__(self, index: int) -> Batch:
+        image, alpha = self.source.item(index, self.size)
+        return torch.from_numpy(image), torch.from_numpy(alpha)[None]
+
+
+def _consecutive(first: int, batch: int, mine: slice) -> Iterator[list[int]]:
+    while True:
+        yield list(range(first, first + batch))[mine]
+        first += batch
+
+
+def _single_threaded(worker: int) -> None:
+    """Workers share the cores with the training itself."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def batches(
+    source: Source, size: int, batch: int, first: int, workers: int, mine: slice = slice(None)
+) -> Iterator[Batch]:
+    """Endless batches (uint8 (B, S, S, 3), float32 (B, 1, S, S)) of the indices `first`, `first` + 1, ...
+
+    The batches do not depend on the number of worker processes. `mine` is the part of each batch that is made, where
+    several processes share the work.
+    """
+    loader: DataLoader[Batch] = DataLoader(
+        _Items(source, size),
+        batch_sampler=_consecutive(first, batch, mine),
+        num_workers=workers,
+        worker_init_fn=_single_threaded,
+        prefetch_factor=4 if workers else None,
+    )
+    return iter(loader)
