@@ -58,6 +58,11 @@ class Flight:
             return None
         return run_items(backend, self.artifact_id, [member.value.item.arrays for member in sent], station, clock)
 
+    def release(self) -> "Future[Answers | None]":
+        """Forget the job, which knows the flight: the cycle would keep the arrays until garbage is collected."""
+        job, self.job = self.job, Future()
+        return job
+
     def examine(self, backend: Backend, error: BaseException, warm: Warm) -> BackendFault | None:
         """In the device thread, after a fault and before anything else runs: is the device itself still sound?"""
         fatal = isinstance(error, BackendFault) and error.fatal
@@ -172,6 +177,7 @@ class Dispatcher:
         for worker in self.workers:
             for flight in worker.flights[:]:
                 if flight.job.cancel():
+                    flight.release()
                     worker.flights.remove(flight)
                     self._metrics.device.leave(len(flight.members))
         waiting = self._queue.clear()
@@ -212,6 +218,7 @@ class Dispatcher:
             return
         for flight in worker.flights[:]:
             if not flight.alone and flight.job.cancel():
+                flight.release()
                 worker.flights.remove(flight)
                 self._requeue(flight.members)
 
@@ -229,12 +236,13 @@ class Dispatcher:
         for member in flight.members:
             if id(member) not in sent:
                 self._dropped(member)
-        error = flight.job.exception()
+        job = flight.release()
+        error = job.exception()
         if error is not None:
             if not flight.sent:  # the thread refused to touch a lost device
                 self._metrics.device.leave(len(flight.members))
             self._failed(worker, flight, error)
-        elif (answers := flight.job.result()) is not None:
+        elif (answers := job.result()) is not None:
             self._answer(flight, answers)
         self.dispatch()
 

@@ -1,10 +1,13 @@
 """The engine when all is well: late-bound batches, right answers, cancellation, deadlines, drain."""
 
 import asyncio
+import gc
 import itertools
 import random
 import threading
 import time
+import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,11 +197,12 @@ async def test_an_item_whose_deadline_passes_in_the_queue_is_never_sent(look_ahe
 
 
 async def test_the_expired_hear_of_it_at_their_deadline_however_long_the_device_is_busy():
-    script, metrics = DeviceScript(gated=True), Metrics()
-    async with running_engine(script, metrics=metrics) as engine:
-        running = asyncio.create_task(engine.submit(marked_item(1, deadline=time.monotonic() + 0.02)))
+    # The clock stands still, so that a slow machine cannot let a deadline pass too early; the timers run.
+    script, metrics, clock = DeviceScript(gated=True), Metrics(), FakeClock()
+    async with running_engine(script, metrics=metrics, clock=clock) as engine:
+        running = asyncio.create_task(engine.submit(marked_item(1, deadline=clock() + 0.5)))
         await script.arrival()
-        waiting = asyncio.create_task(engine.submit(marked_item(2, deadline=time.monotonic() + 0.01)))
+        waiting = asyncio.create_task(engine.submit(marked_item(2, deadline=clock() + 0.01)))
         for task in (waiting, running):
             with pytest.raises(DeadlineExceededError):
                 await task
@@ -241,6 +245,51 @@ async def test_answers_do_not_keep_the_batch_in_memory():
         assert alpha.base is None
         assert alpha.shape == SIZE
         assert alpha.dtype == np.float32
+
+
+@pytest.mark.parametrize("look_ahead", [0, 1])
+async def test_arrays_are_freed_at_once_and_not_when_garbage_is_collected(look_ahead):
+    """A cycle around a batch would keep tens of megabytes each until the collector comes by."""
+    async with running_engine(DeviceScript(), options=FakeOptions(look_ahead=look_ahead)) as engine:
+        await engine.submit(marked_item(1))
+        await turn_loop()
+        gc.disable()
+        try:
+            image = marked_image(2)
+            outcome = await engine.submit(Item("a", {"image": image}, SIZE))
+            watched: list[weakref.ref[Any]] = [weakref.ref(image), weakref.ref(outcome.arrays["alpha"])]
+            del image, outcome
+            # The device thread lets go of its job in the moment in which it waits for the next.
+            await engine.submit(marked_item(3))
+            await turn_loop()
+            assert [ref() is None for ref in watched] == [True, True]
+        finally:
+            gc.enable()
+
+
+async def test_a_batch_that_was_taken_back_is_freed_at_once_too():
+    script = DeviceScript(gated=True)
+    async with running_engine(script, options=FakeOptions(look_ahead=1)) as engine:
+        tasks = [asyncio.create_task(engine.submit(marked_item(1)))]
+        await script.arrival()
+        gc.disable()
+        try:
+            image = marked_image(2)
+            watched = weakref.ref(image)
+            tasks.append(asyncio.create_task(engine.submit(Item("a", {"image": image}, SIZE))))
+            del image
+            await turn_loop()
+            tasks.append(asyncio.create_task(engine.submit(marked_item(3))))
+            await turn_loop()
+            script.open()
+            await asyncio.gather(*tasks)
+            assert script.batches == [[1], [2, 3]]
+            tasks.clear()
+            await engine.submit(marked_item(4))
+            await turn_loop()
+            assert watched() is None
+        finally:
+            gc.enable()
 
 
 async def test_the_backend_lives_in_one_thread_which_is_not_the_event_loops():
