@@ -47,9 +47,9 @@ def to_rgb(image: Image.Image) -> Colours:
         image.info.pop("transparency", None)  # or Pillow warns that RGB cannot carry it
     else:
         raise NotAnImageError(f"expected 8 or 16 bits per channel, found samples of the kind {image.mode!r}")
-    profile = _profile(image)
-    if profile is not None:
-        space = profile.profile.xcolor_space.strip()
+    found = _profile(image)
+    if found is not None:
+        profile, space = found
         if space == "RGB" and image.mode not in (*_GREY, "CMYK"):
             return Colours(_plain_rgb(image), alpha, image.info["icc_profile"])
         if space == "GRAY" and image.mode in _GREY:
@@ -90,12 +90,14 @@ def _alpha(image: Image.Image) -> Image.Image | None:
     return image.convert("RGBA").getchannel("A")
 
 
-def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
+def _profile(image: Image.Image) -> tuple[ImageCms.ImageCmsProfile, str] | None:
+    """The image's profile and the space of its colours: `RGB`, `GRAY`, `CMYK`."""
     data = image.info.get("icc_profile")
     if not data:
         return None
     try:
-        return ImageCms.ImageCmsProfile(io.BytesIO(data))
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        return profile, profile.profile.xcolor_space.strip()
     except (ImageCms.PyCMSError, *DECODER_FAILURES):
         return None  # a damaged profile is neither used nor passed on
 

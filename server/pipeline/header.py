@@ -16,6 +16,7 @@ from PIL import (  # noqa: F401 - the plugins register themselves; else Pillow w
     MpoImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
+    UnidentifiedImageError,
     WebPImagePlugin,
 )
 
@@ -81,7 +82,7 @@ def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
     if len(data) > limits.max_bytes:
         raise BodyTooLargeError(f"expected at most {limits.max_bytes} bytes, found {len(data)}")
     file_format = sniff(data)
-    width, height = _webp_size(data) if file_format == "WEBP" else _size(data, file_format)
+    width, height = _size(data, file_format)
     if width < 1 or height < 1:
         raise CorruptImageError(f"expected a {file_format} image of at least 1×1 pixels, found {width}×{height}")
     if width * height > limits.max_pixels:
@@ -100,19 +101,32 @@ def open_image(data: bytes, file_format: str) -> ImageFile.ImageFile:
     """
     try:
         return Image.open(io.BytesIO(data), formats=(file_format,))
+    except UnidentifiedImageError as error:
+        raise _damaged(data, file_format) from error
     except DECODER_FAILURES as error:
-        raise CorruptImageError(
-            f"expected a whole {file_format} image, found one whose header cannot be read ({len(data)} bytes)"
-        ) from error
+        raise _damaged(data, file_format, f": {error}") from error
 
 
 def _size(data: bytes, file_format: str) -> tuple[int, int]:
+    """Width and height as stored. Two formats are read here, because Pillow does more than look at the header."""
+    if file_format == "WEBP":
+        return _webp_size(data)
+    if file_format == "PNG":
+        return _png_size(data)
     with open_image(data, file_format) as image:
         return image.size
 
 
+def _png_size(data: bytes) -> tuple[int, int]:
+    """From the first chunk (PNG third edition, 11.2.1): Pillow inflates all metadata in front of the pixels first."""
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise _damaged(data, "PNG")
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
+
+
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height from the first chunk (RFC 9649): Pillow's plugin allocates two canvases just to open a file."""
+    """From the first chunk (RFC 9649, 2.5 to 2.7): Pillow allocates two canvases to open a file."""
     kind, payload = data[12:16], data[20:30]
     if len(payload) == 10:
         if kind == b"VP8X":
@@ -123,4 +137,10 @@ def _webp_size(data: bytes) -> tuple[int, int]:
         if kind == b"VP8 " and payload[3:6] == b"\x9d\x01\x2a":
             width, height = struct.unpack("<HH", payload[6:10])
             return width & 0x3FFF, height & 0x3FFF
-    raise CorruptImageError(f"expected a whole WEBP image, found one whose header cannot be read ({len(data)} bytes)")
+    raise _damaged(data, "WEBP")
+
+
+def _damaged(data: bytes, file_format: str, reason: str = "") -> CorruptImageError:
+    return CorruptImageError(
+        f"expected a whole {file_format} image, found one whose header cannot be read ({len(data)} bytes){reason}"
+    )

@@ -224,7 +224,12 @@ def test_rgb_profile_is_kept(file_format):
     assert image.metadata.icc_profile == profile
 
 
-@pytest.mark.parametrize("profile", [b"no profile at all", files.red_cyan_profile(), files.linear_grey_profile()])
+MANGLED = files.red_cyan_profile().replace(b"CMYK", b"CM\xa2K", 1)
+
+
+@pytest.mark.parametrize(
+    "profile", [b"no profile at all", MANGLED, files.red_cyan_profile(), files.linear_grey_profile()]
+)
 def test_a_profile_that_does_not_fit_is_dropped(profile):
     image = decoded(png(PIXELS, icc_profile=profile))
     np.testing.assert_array_equal(image.rgb, PIXELS)
