@@ -1,0 +1,96 @@
+"""Folded networks answer what unfolded ones answer, up to rounding."""
+
+import pytest
+import torch
+from torch import nn
+
+from modeling.birefnet.config import COMPACT, BiRefNetConfig
+from modeling.birefnet.network import BiRefNet
+from modeling.folding import (
+    fix_attention_constants,
+    fold,
+    fold_batch_norms,
+    fold_pooled_branch,
+    fold_tail,
+    merge_sampling_convolutions,
+)
+from tests.support.networks import TINY, seeded_network
+from tests.support.seeded import seeded_input
+from tests.support.tolerance import FOLDED_LOGITS_FP64
+
+
+@pytest.fixture(scope="module", params=[TINY, COMPACT], ids=["tiny", "compact"])
+def network(request: pytest.FixtureRequest) -> BiRefNet:
+    config: BiRefNetConfig = request.param
+    return seeded_network(config).double()
+
+
+def logits(network: BiRefNet, height: int = 64, width: int = 96) -> torch.Tensor:
+    """In float64, so that what is left of a difference is algebra, not rounding."""
+    with torch.inference_mode():
+        result: torch.Tensor = network(seeded_input(2, height, width).double())
+    return result
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        fold_batch_norms,
+        lambda network: fold_tail(fold_batch_norms(network)),
+        lambda network: fold_pooled_branch(fold_batch_norms(network)),
+        merge_sampling_convolutions,
+        fix_attention_constants,
+        fold,
+    ],
+    ids=["batch norms", "tail", "pooled branch", "sampling", "attention", "all"],
+)
+@pytest.mark.parametrize("size", [(64, 96), (32, 32), (160, 128)])
+def test_a_rewrite_is_exact(network: BiRefNet, rewrite, size: tuple[int, int]) -> None:
+    before = logits(network, *size)
+    assert before.std() > 0.1
+    assert torch.abs(logits(rewrite(network), *size) - before).max() < FOLDED_LOGITS_FP64
+
+
+def test_the_given_network_is_left_alone(network: BiRefNet) -> None:
+    keys, before = list(network.state_dict()), logits(network)
+    fold(network)
+    assert list(network.state_dict()) == keys
+    assert torch.equal(logits(network), before)
+
+
+def test_unchanged_tensors_are_shared(network: BiRefNet) -> None:
+    folded = fold(network)
+    assert folded.bb.patch_embed.proj.weight is network.bb.patch_embed.proj.weight
+    shared = {id(tensor) for tensor in network.parameters()}
+    assert sum(id(tensor) in shared for tensor in folded.parameters()) > 50
+
+
+def test_folding_leaves_no_batch_norm(network: BiRefNet) -> None:
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fold(network).modules())
+
+
+def test_the_tail_is_narrow(network: BiRefNet) -> None:
+    """No map of full resolution has more channels than the image patches' own convolution."""
+    widest = 0
+
+    def record(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: object) -> None:
+        nonlocal widest
+        maps = [tensor for tensor in (*inputs, output) if isinstance(tensor, torch.Tensor) and tensor.ndim == 4]
+        widest = max([widest, *(tensor.shape[1] for tensor in maps if tuple(tensor.shape[2:]) == (64, 96))])
+
+    folded = fold(network)
+    for module in folded.modules():
+        module.register_forward_hook(record)
+    logits(folded)
+    assert widest == network.config.patch_inner_channels
+
+
+@pytest.mark.parametrize("rewrite", [fold_tail, fold_pooled_branch])
+def test_rewrites_that_need_folded_norms_say_so(network: BiRefNet, rewrite) -> None:
+    with pytest.raises(ValueError, match="expected a network whose BatchNorms are folded"):
+        rewrite(network)
+
+
+def test_a_network_in_training_is_refused() -> None:
+    with pytest.raises(ValueError, match="in evaluation mode, found one in training mode"):
+        fold_batch_norms(BiRefNet(TINY))
