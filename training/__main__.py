@@ -1,4 +1,4 @@
-"""`python -m training train|evaluate|preview|weights|sheet`: everything that is done with the training code."""
+"""`python -m training train|evaluate|preview|weights|curve|sheet`: everything that is done with the training code."""
 
 import argparse
 import shlex
@@ -14,6 +14,7 @@ from modeling.birefnet.network import BiRefNet
 from modeling.weights import load_network, load_state, read_metadata, save_state
 from training.checkpoint import ema_weights, read_header
 from training.config import NETWORKS, Budget, Phase, TrainingConfig
+from training.curve import draw
 from training.data.scene import sample
 from training.data.sets import SETS
 from training.data.subjects import FAMILIES
@@ -147,6 +148,10 @@ def _weights(options: argparse.Namespace) -> None:
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, step {progress.step}")
 
 
+def _curve(options: argparse.Namespace) -> None:
+    draw(options.log, options.out)
+
+
 def _sheet(options: argparse.Namespace) -> None:
     rows = []
     for index in range(options.first, options.first + options.count):
@@ -208,6 +213,11 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_argument("--out", type=Path, required=True)
     weights.add_argument("--command", default="", help="the training command, kept in the file")
     weights.set_defaults(run=_weights)
+
+    curve = commands.add_parser("curve", help="picture of a run's loss and error against time")
+    curve.add_argument("log", type=Path, help="the run's log.csv")
+    curve.add_argument("--out", type=Path, default=Path("curve.png"))
+    curve.set_defaults(run=_curve)
 
     sheet = commands.add_parser("sheet", help="contact sheet of procedural photographs and their mattes")
     sheet.add_argument("--set", choices=sorted(SETS), default="train")

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from modeling.birefnet.config import BiRefNetConfig, SwinConfig
 from training.config import Budget, Phase, TrainingConfig
 from training.data.sets import ProceduralSet
 from training.loop import Cadence, Run
 from training.losses import PRESETS
+from training.parallel import Group
+from training.session import RunOptions, train_in_group
 
 TINY_NETWORK = BiRefNetConfig(
     SwinConfig(embed_dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), window=4, drop_path_rate=0.0),
@@ -27,6 +30,15 @@ def tiny_config(steps: int = 6, size: int = 32, batch: int = 2, **changes) -> Tr
 
 def tiny_run(folder: Path, config: TrainingConfig | None = None, source=None) -> Run:
     return Run(config or tiny_config(), folder, Cadence(log_steps=1), source=source)
+
+
+def average_and_train(group: Group, config: TrainingConfig, options: RunOptions) -> None:
+    """What each of two processes does in a test: check the average, then train."""
+    gradient = torch.full((3,), 1.0 + group.rank)
+    group.average([gradient])
+    assert gradient.tolist() == [1.5] * 3
+    assert group.agree(10.0 + group.rank) == 10.0
+    train_in_group(group, config, options)
 
 
 class OneImage:

@@ -107,6 +107,14 @@ def test_previews_and_sheets_are_pictures(trained, tmp_path):
     assert size_of(tmp_path / "sheet.png") == (10 * 32, 2 * 32)
 
 
+def test_the_curve_is_a_picture(trained, tmp_path):
+    main(["curve", str(trained.folder / "log.csv"), "--out", str(tmp_path / "curve.png")])
+    assert size_of(tmp_path / "curve.png")[0] > 300
+    (tmp_path / "log.csv").write_text("step,seconds,size,rate,norm,loss,mae\n")
+    with pytest.raises(ValueError, match="no rows yet"):
+        main(["curve", str(tmp_path / "log.csv"), "--out", str(tmp_path / "none.png")])
+
+
 def test_a_run_is_not_overwritten_unasked(trained, tmp_path):
     with pytest.raises(SystemExit, match="already holds a run"):
         main(["train", "--steps", "1", "--out", str(trained.folder)])
