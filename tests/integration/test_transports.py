@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import re
 
 import grpc
 import pytest
@@ -222,6 +223,18 @@ async def test_the_self_description_is_complete():
     assert {"200", "400", "404", "413", "415", "422", "429", "500", "503", "504"} <= set(post["responses"])
     assert set(post["responses"]["429"]["content"]) == {"application/problem+json"}
     assert {"multipart/form-data", "application/json", "image/*"} <= set(post["requestBody"]["content"])
+
+
+async def test_the_page_for_people_needs_nothing_but_this_server():
+    async with running_server() as server:
+        page = await server.http.get("/")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    for path in re.findall(r'href="([^"]+)"', page.text):
+        assert path in ("docs", "models", "metrics")
 
 
 async def test_reflection_and_health_are_there():

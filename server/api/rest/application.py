@@ -1,6 +1,7 @@
 """The FastAPI application: its routes, and the layers around them."""
 
 import platform
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,6 +19,10 @@ from server.observability.metrics import package_version
 
 _DESCRIPTION = "Removes image backgrounds with BiRefNet: an image in, an alpha matte, a cutout or a composite out."
 
+_PAGE_POLICY = (
+    "default-src 'none'; img-src blob:; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+)
+
 
 def create_app(service: Service) -> ASGIApp:
     """The whole REST interface as one ASGI application.
@@ -30,6 +35,7 @@ def create_app(service: Service) -> ASGIApp:
     _add_segment(app, service)
     _add_probes(app, service)
     _add_descriptions(app, service)
+    _add_page(app)
     return RequestBoundary(app, service)
 
 
@@ -82,3 +88,12 @@ def _add_descriptions(app: FastAPI, service: Service) -> None:
     @app.get("/version", summary="What this server is")
     async def version() -> dict[str, str]:
         return {"name": "birefnet-server", "version": package_version(), "python": platform.python_version()}
+
+
+def _add_page(app: FastAPI) -> None:
+    """For people who open the address in a browser. Everything is in the one file: no network beyond this server."""
+    page = (Path(__file__).parent / "index.html").read_bytes()
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return Response(page, media_type="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
