@@ -11,7 +11,8 @@ from torch import Tensor
 
 from modeling.birefnet.config import SWIN_L, SWIN_T, BiRefNetConfig
 from modeling.birefnet.network import BiRefNet
-from modeling.weights import infer_config, load_state
+from modeling.birefnet.window_attention import relative_position_index
+from modeling.weights import infer_config
 from tests.support.seeded import seeded, seeded_input
 from tests.support.tolerance import BATCH_LOGITS, ORACLE_LOGITS
 
@@ -26,9 +27,13 @@ def official_keys(backbone: str) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def seeded_state(backbone: str) -> dict[str, Tensor]:
-    """The oracle's weights, made from the official key list alone."""
+    """The oracle's weights, made from the official key list alone; the position index it does not cover is computed."""
+    index = relative_position_index(BACKBONES[backbone].backbone.window)
     keys = official_keys(backbone)
-    return {key: seeded(key, shape) for key, (shape, _) in keys.items() if not key.endswith("relative_position_index")}
+    return {
+        key: index if key.endswith("relative_position_index") else seeded(key, shape)
+        for key, (shape, _) in keys.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +44,10 @@ def network_of():
     def network(backbone: str) -> BiRefNet:
         if backbone not in kept:
             kept.clear()
-            kept[backbone] = BiRefNet(BACKBONES[backbone]).eval()
-            load_state(kept[backbone], seeded_state(backbone))
+            # Initialising Swin-L takes longer than running it.
+            with torch.device("meta"):
+                kept[backbone] = BiRefNet(BACKBONES[backbone]).eval()
+            kept[backbone].load_state_dict(seeded_state(backbone), assign=True)
         return kept[backbone]
 
     return network
