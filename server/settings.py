@@ -152,8 +152,8 @@ class Settings(BaseModel):
     scaled_decode: bool = Field(
         False,
         description="For mattes of large JPEGs, decode at a half, a quarter or an eighth of the size while that is at "
-        "least twice the network's own: two to three times as fast, in a third of the memory. What the network sees then "
-        "differs from the published preprocessing by about one level in 255, ten at most.",
+        "least twice the network's own: two to three times as fast, in a third of the memory. What the network sees "
+        "then differs from the published preprocessing by less than one level in 255, and by a dozen at most.",
     )
 
     # How it stops
