@@ -124,6 +124,7 @@ class Process:
         finally:
             stopping.cancel()
             starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
             await asyncio.gather(self._http.stop(0), self._rpc.stop(0))
             await self.parts.close()
 

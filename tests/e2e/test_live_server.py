@@ -96,6 +96,15 @@ async def test_sigterm_with_requests_in_flight_loses_none_and_exits_0():
     assert code == 0
 
 
+def test_sigterm_while_warming_up_ends_it_in_order():
+    with live_server(*SLOW_FAKE, ready=False) as server:
+        server.signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+        records = server.wait_for_records()
+    assert records[-1]["message"] == "drained"
+    assert {record["level"] for record in records} == {"INFO"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_server_leaves_at_once(number: signal.Signals):
     with live_server("--backend", "fake") as server:

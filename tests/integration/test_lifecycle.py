@@ -11,6 +11,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from protos.matting.v1 import matting_pb2 as pb
 from server.app.lifecycle import Process, serve
 from server.backends.base import Backend, BackendFault
 from server.backends.fake import FakeBackend
@@ -92,6 +93,27 @@ async def test_draining_refuses_new_work_and_finishes_what_is_inside_on_both_tra
     assert [answer.status_code for answer in answers] == [200, 200]
     assert messages[0].image
     assert code == 0
+
+
+async def test_an_open_stream_ends_with_the_drain_after_its_answers():
+    """A client that keeps a stream open must not keep the process."""
+    script = DeviceScript(gated=True)
+    async with running_server(script) as server:
+        idle, busy = server.stub.SegmentStream(), server.stub.SegmentStream()
+        await busy.write(pb.SegmentRequest(image=marked_png(1), id="1"))
+        await idle.write(pb.SegmentRequest(image=b"no image", id="0"))
+        assert (await idle.read()).error.code == "not-an-image"
+        await script.arrival()
+        server.process.take_signal(signal.SIGTERM)
+        script.open()
+        answer = await busy.read()
+        async with asyncio.timeout(PATIENCE_S):
+            assert await server.task == 0
+        codes = [await idle.code(), await busy.code()]
+        keys = [dict(await call.trailing_metadata()) for call in (idle, busy)]
+    assert answer.answer.image
+    assert codes == [grpc.StatusCode.UNAVAILABLE] * 2
+    assert [found["x-error-code"] for found in keys] == ["draining"] * 2
 
 
 async def test_during_the_drain_delay_it_is_not_ready_but_still_serves():

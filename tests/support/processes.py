@@ -44,7 +44,7 @@ class LiveServer:
                 return found
             line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
             assert line is not None, f"the process ended without logging {message!r}: {self.records}"
-            self.records.append(json.loads(line) if line.startswith("{") else {"message": line.rstrip()})
+            self._take(line)
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Send a signal."""
@@ -54,12 +54,21 @@ class LiveServer:
         """Until it has ended; its exit code."""
         return self.process.wait(timeout_s)
 
+    def wait_for_records(self) -> list[Mapping[str, Any]]:
+        """Everything it logged until its end, which must have come."""
+        while (line := self._lines.get(timeout=PATIENCE_S)) is not None:
+            self._take(line)
+        return self.records
+
     def read_logs(self) -> None:
         """Take the lines from standard error, until its end; runs in a thread."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self._lines.put(line)
         self._lines.put(None)
+
+    def _take(self, line: str) -> None:
+        self.records.append(json.loads(line) if line.startswith("{") else {"message": line.rstrip()})
 
 
 @contextmanager

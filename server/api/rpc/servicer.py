@@ -11,11 +11,14 @@ from protos.matting.v1 import matting_pb2_grpc
 from server.api.rpc.boundary import guarded
 from server.api.rpc.messages import cut_to_deadline, read_request, write_answer, write_error
 from server.api.service import Service
-from server.errors import ServerError
+from server.errors import DrainingError, ServerError
 from server.observability.logs import request_id
 from server.pipeline.request import SegmentResult
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+_RETRY_S = 1  # another process takes it
 
 
 class MattingServicer(matting_pb2_grpc.MattingServicer):
@@ -23,6 +26,11 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._closing = asyncio.Event()
+
+    def close_streams(self) -> None:
+        """Read no further from any stream: each ends when what it has read is answered."""
+        self._closing.set()
 
     async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:  # noqa: N802
         """Answer one image; cancelling the call cancels this task, and with it the work."""
@@ -43,11 +51,24 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
                 await context.write(response)
 
         async with asyncio.TaskGroup() as group:
-            async for message in request_iterator:
+            while (message := await self._read(context)) is not grpc.aio.EOF:
                 await window.acquire()
                 task = group.create_task(answer(message))
                 task.add_done_callback(lambda _: window.release())
                 del message, task
+        if self._closing.is_set():
+            raise DrainingError("the server is shutting down: this stream ends here", retry_after_s=_RETRY_S)
+
+    async def _read(self, context: Context) -> Any:  # noqa: ANN401 - a message, or the end of the stream
+        """The next message; the end, too, once streams are closing."""
+        reading = asyncio.ensure_future(context.read())
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait((reading, closing), return_when=asyncio.FIRST_COMPLETED)
+            return reading.result() if reading.done() else grpc.aio.EOF
+        finally:
+            reading.cancel()
+            closing.cancel()
 
     async def _answer_in_stream(self, message: pb.SegmentRequest, context: Context) -> pb.SegmentStreamResponse:
         message_id, outcome = message.id, "cancelled"

@@ -44,7 +44,8 @@ class RpcServer:
         )
         self._server = grpc.aio.server(interceptors=[Boundary(SERVICE_NAME, service)], options=options)
         self._health = health.aio.HealthServicer()
-        matting_pb2_grpc.add_MattingServicer_to_server(MattingServicer(service), self._server)
+        self._matting = MattingServicer(service)
+        matting_pb2_grpc.add_MattingServicer_to_server(self._matting, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -71,5 +72,6 @@ class RpcServer:
             await self._health.set(name, status)
 
     async def stop(self, grace_s: float) -> None:
-        """Send GOAWAY, let calls finish for a while, cancel what is left."""
+        """Send GOAWAY, let calls and what streams have sent finish for a while, cancel what is left."""
+        self._matting.close_streams()
         await self._server.stop(grace_s)
