@@ -8,7 +8,7 @@ from artifact.directory import Artifact, ArtifactError, open_artifact
 from artifact.fields import ManifestError
 from artifact.manifest import FORMAT_VERSION, MANIFEST_NAME, FileEntry, Manifest, TensorSpec, Tolerance
 from artifact.self_test import SELF_TEST_ROLE, Deviation, SelfTest, load_self_test
-from artifact.writing import NewFile, rewrite_manifest, write_artifact
+from artifact.writing import NewFile, check_target, rewrite_manifest, write_artifact
 
 __all__ = [
     "FORMAT_VERSION",
@@ -24,6 +24,7 @@ __all__ = [
     "SelfTest",
     "TensorSpec",
     "Tolerance",
+    "check_target",
     "load_self_test",
     "open_artifact",
     "rewrite_manifest",

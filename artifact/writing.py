@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -61,6 +61,27 @@ def write_artifact(directory: Path | str, manifest: Manifest, new_files: Mapping
     return open_artifact(target)
 
 
+def check_target(directory: Path | str, names: Iterable[str]) -> set[str]:
+    """Whether `write_artifact` may put files of these names there; to be asked before the work, not after.
+
+    Returns:
+        The paths that belong to the artifact that is there already.
+
+    Raises:
+        ArtifactError: The directory is a file, holds a damaged manifest, or a file that is not an artifact's is in the
+            way.
+    """
+    target = Path(directory)
+    if target.exists() and not target.is_dir():
+        raise ArtifactError(f"{target}: expected a directory or nothing, found a file")
+    old = read_manifest(target).files.values() if (target / MANIFEST_NAME).exists() else ()
+    owned = {name for entry in old for name in (entry.path, _plain_name(entry.path))}
+    for name in names:
+        if (target / name).exists() and name not in owned:
+            raise ArtifactError(f"{target / name}: expected no such file or one of an artifact, found a foreign file")
+    return owned
+
+
 def rewrite_manifest(artifact: Artifact, manifest: Manifest) -> Artifact:
     """Replace `model.json` in one step; the files stay as they are."""
     _write_manifest(artifact.directory, manifest)
@@ -83,13 +104,7 @@ def _assemble_beside(target: Path, manifest: Manifest, sources: Mapping[str, Pat
 
 
 def _replace_within(target: Path, manifest: Manifest, sources: Mapping[str, Path]) -> None:
-    if not target.is_dir():
-        raise ArtifactError(f"{target}: expected a directory or nothing, found a file")
-    old = read_manifest(target).files.values() if (target / MANIFEST_NAME).exists() else ()
-    owned = {name for entry in old for name in (entry.path, _plain_name(entry.path))}
-    for name in sources:
-        if (target / name).exists() and name not in owned:
-            raise ArtifactError(f"{target / name}: expected no such file or one of an artifact, found a foreign file")
+    owned = check_target(target, sources)
     digests = {entry.path: entry.sha256 for entry in manifest.files.values()}
     staged = {name: _staged_name(name, digests[name]) for name in sources}
     try:

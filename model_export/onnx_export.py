@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from artifact import SELF_TEST_ROLE, Artifact, Deviation, Manifest, NewFile, Tolerance, write_artifact
+from artifact import SELF_TEST_ROLE, Artifact, Deviation, Manifest, NewFile, Tolerance, check_target, write_artifact
 from model_export.errors import ExportError, ParityError
 from model_export.graph import OPSET, matte_inputs, matte_outputs, write_graph
 from model_export.parity import BATCH, MAX_ABS_FP32, ParityReport, Report, batch_deviation, compare
@@ -23,6 +23,7 @@ from modeling.birefnet.config import BiRefNetConfig
 from modeling.birefnet.network import SIZE_MULTIPLE, BiRefNet
 
 MODEL_ROLE = "model"
+MODEL_FILE, SELF_TEST_FILE = "model.onnx", "self_test.npz"
 
 SELF_TEST_TOLERANCE = {"fp32": Tolerance(1e-3, 1e-4), "fp16": Tolerance(5e-3, 5e-4)}
 """Wider than the parity's: other processors and kernels round differently, and a wrong plan is off by tenths."""
@@ -65,12 +66,13 @@ def export_onnx(request: ExportRequest, report: Report) -> Artifact:
         artifact.ArtifactError: The directory holds files that are not an artifact's.
     """
     _check_size(request.size)
+    check_target(request.directory, (MODEL_FILE, SELF_TEST_FILE))
     checkpoint = find_checkpoint(request.source)
     report(f"loading {checkpoint}")
     network = load_checkpoint(checkpoint)
     manifest = _manifest(request, checkpoint, network.config)
     with tempfile.TemporaryDirectory(prefix="birefnet-export-") as scratch:
-        graph, self_test = Path(scratch) / "model.onnx", Path(scratch) / "self_test.npz"
+        graph, self_test = Path(scratch) / MODEL_FILE, Path(scratch) / SELF_TEST_FILE
         report(f"tracing {manifest.backbone} at {request.size[0]}x{request.size[1]} (Swin-L takes minutes)")
         write_graph(traceable(network), request.size, graph, _metadata(manifest))
         report("running the network in float64 for the self-test")
@@ -82,8 +84,8 @@ def export_onnx(request: ExportRequest, report: Report) -> Artifact:
             request.directory,
             manifest,
             {
-                MODEL_ROLE: NewFile(graph, "model.onnx", "fp32"),
-                SELF_TEST_ROLE: NewFile(self_test, "self_test.npz"),
+                MODEL_ROLE: NewFile(graph, MODEL_FILE, "fp32"),
+                SELF_TEST_ROLE: NewFile(self_test, SELF_TEST_FILE),
             },
         )
 
@@ -114,7 +116,7 @@ def _manifest(request: ExportRequest, checkpoint: Path, config: BiRefNetConfig) 
     statement = {} if request.origin is None else {"statement": request.origin}
     origin: dict[str, Any] = {**statement, "source": str(checkpoint), "sha256": digest, "exported_with": versions()}
     manifest = Manifest(
-        name=request.name or checkpoint.stem,
+        name=_default_name(checkpoint) if request.name is None else request.name,
         kind="matte",
         inputs=matte_inputs(request.size),
         outputs=matte_outputs(request.size),
@@ -126,6 +128,11 @@ def _manifest(request: ExportRequest, checkpoint: Path, config: BiRefNetConfig) 
         self_test=SELF_TEST_TOLERANCE,
     )
     return Manifest.parse(manifest.to_mapping())  # refuses a bad name before minutes are spent
+
+
+def _default_name(checkpoint: Path) -> str:
+    """The file's name, or its folder's where the file has the name that everybody's has."""
+    return checkpoint.resolve().parent.name if checkpoint.stem in {"model", "pytorch_model"} else checkpoint.stem
 
 
 def _metadata(manifest: Manifest) -> dict[str, str]:

@@ -22,20 +22,10 @@ from model_export.traceable import traceable
 from modeling.birefnet.config import SWIN_T
 from modeling.birefnet.network import BiRefNet
 from tests.support import images
-from tests.support.networks import seeded_network, tiny_checkpoint, tiny_network
+from tests.support.networks import seeded_network, tiny_network
 from tests.support.tolerance import BATCH_ALPHA, EXPORT_ALPHA
 
 SIZE = (96, 64)
-
-
-@pytest.fixture(scope="module")
-def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """The tiny network through the command line, not square so that swapped sides cannot pass."""
-    folder = tmp_path_factory.mktemp("export")
-    checkpoint = tiny_checkpoint(folder)
-    options = ["--size", "96x64", "--name", "tiny", "--licence", "MIT", "--origin", "seeded", "--max-batch", "8"]
-    assert main(["onnx", str(checkpoint), "-o", str(folder / "tiny"), *options]) == 0
-    return open_artifact(folder / "tiny")
 
 
 def batch_of(count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
