@@ -88,6 +88,20 @@ def test_whoever_fails_inside_leaves_too():
     assert door.admission.rate.finished == 0, "only answers show what the server can do"
 
 
+def test_time_spent_on_whoever_fails_counts():
+    door = Door()
+    door.serve(1, 1.0)
+
+    def fail() -> None:
+        with door.admission.enter(1.0):
+            door.clock.advance(9)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert door.admission.rate.requests_per_s == pytest.approx(1 / 10, rel=0.2)
+
+
 @pytest.mark.parametrize("seconds_each", [0.05, 0.8, 3.0])
 def test_retry_after_is_the_place_in_line_at_the_measured_rate(seconds_each):
     door = Door(max_requests=2, max_retry_after_s=1000)
@@ -200,7 +214,7 @@ def test_only_who_goes_first_counts_against_a_deadline():
 def test_nobody_is_refused_on_a_prediction_without_evidence():
     door = Door()
     door.serve(2, 10.0)
-    with inside(door, 10), door.admission.enter(1.0, deadline=door.clock() + 0.1):
+    with inside(door, 10, priority=Priority.HIGH), door.admission.enter(1.0, deadline=door.clock() + 0.1):
         pass
 
 

@@ -75,13 +75,15 @@ async def test_an_unforeseen_exception_of_a_backend_is_isolated_too():
     await engine.close()
 
 
-async def test_an_answer_of_the_wrong_length_is_a_fault_and_not_a_mix_up():
-    class ForgetfulBackend(FakeBackend):
+@pytest.mark.parametrize("rows", [lambda n: [0], lambda n: [0, *range(n)] if n > 1 else [0]], ids=["short", "long"])
+async def test_an_answer_of_the_wrong_length_is_a_fault_and_not_a_mix_up(rows):
+    class MiscountingBackend(FakeBackend):
         def run(self, artifact_id: str, arrays: Arrays) -> Arrays:
-            return {name: array[:1] for name, array in super().run(artifact_id, arrays).items()}
+            outputs = super().run(artifact_id, arrays)
+            return {name: array[rows(len(array))] for name, array in outputs.items()}
 
     script = DeviceScript()
-    engine = Engine([lambda: ForgetfulBackend(before_run=script)], EngineLimits(), Metrics())
+    engine = Engine([lambda: MiscountingBackend(before_run=script)], EngineLimits(), Metrics())
     await engine.start({"a": fake_artifact(SIZE)})
     script.armed = True
     assert await batch_of(engine, script) == [2, 3, 4, 5], "one by one it works"
