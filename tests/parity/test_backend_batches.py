@@ -20,12 +20,9 @@ def images(count: int) -> NDArray[np.uint8]:
     return np.random.default_rng(11).integers(0, 256, (count, *SIZE, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("batch", ["batch", 1, 3])
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize(("batch", "size"), [("batch", 1), ("batch", 2), ("batch", 3), (1, 1), (3, 1), (3, 2), (3, 3)])
 def test_a_batch_equals_singles_and_numpy(tmp_path: Path, batch: int | str, size: int):
     """Also for graphs of a fixed batch: they are filled up, and the filling is cut off."""
-    if isinstance(batch, int) and size > batch:
-        pytest.skip("more than the graph takes")
     backend = OrtBackend(OrtOptions(threads=1))
     backend.load("tiny", tiny_onnx_artifact(tmp_path / "artifact", SIZE, batch=batch))
     inputs = images(size)
