@@ -19,7 +19,7 @@ from model_export.graph import write_graph
 from model_export.runner import NetworkRunner, OnnxRunner
 from model_export.sample_inputs import sample_inputs
 from model_export.traceable import traceable
-from modeling.birefnet.config import SWIN_T
+from modeling.birefnet.config import SWIN_L, SWIN_T, BiRefNetConfig
 from modeling.birefnet.network import BiRefNet
 from tests.support import images
 from tests.support.networks import seeded_network, tiny_network
@@ -52,11 +52,14 @@ def test_the_tiny_network(tiny_export: Artifact) -> None:
     assert_equal_to_network(tiny_export.file("model"), tiny_network(), SIZE, (1, 2, 4, 5))
 
 
-def test_swin_t_at_256(tmp_path: Path) -> None:
-    network = seeded_network(SWIN_T)
-    write_graph(traceable(network), (256, 256), tmp_path / "swin_t.onnx", {})
-    assert_equal_to_network(tmp_path / "swin_t.onnx", network, (256, 256), (1, 4))
-    graph = onnx.load(tmp_path / "swin_t.onnx").graph
+@pytest.mark.parametrize(
+    "config", [SWIN_T, pytest.param(SWIN_L, marks=pytest.mark.slow)], ids=["swin_v1_t", "swin_v1_l"]
+)
+def test_released_architectures_at_256(config: BiRefNetConfig, tmp_path: Path) -> None:
+    network = seeded_network(config)
+    write_graph(traceable(network), (256, 256), tmp_path / "model.onnx", {})
+    assert_equal_to_network(tmp_path / "model.onnx", network, (256, 256), (1, 4))
+    graph = onnx.load(tmp_path / "model.onnx").graph
     assert collections.Counter(node.op_type for node in graph.node)["DeformConv"] == 20
 
 
