@@ -18,6 +18,8 @@ from pathlib import Path, PurePosixPath
 from artifact.directory import Artifact, ArtifactError, file_sha256, open_artifact, read_manifest
 from artifact.manifest import MANIFEST_NAME, FileEntry, Manifest, contained_path
 
+_STAGED = ".staged-"
+
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
@@ -61,11 +63,8 @@ def write_artifact(directory: Path | str, manifest: Manifest, new_files: Mapping
     return open_artifact(target)
 
 
-def check_target(directory: Path | str, names: Iterable[str]) -> set[str]:
+def check_target(directory: Path | str, names: Iterable[str]) -> None:
     """Whether `write_artifact` may put files of these names there; to be asked before the work, not after.
-
-    Returns:
-        The paths that belong to the artifact that is there already.
 
     Raises:
         ArtifactError: The directory is a file, holds a damaged manifest, or a file that is not an artifact's is in the
@@ -74,12 +73,11 @@ def check_target(directory: Path | str, names: Iterable[str]) -> set[str]:
     target = Path(directory)
     if target.exists() and not target.is_dir():
         raise ArtifactError(f"{target}: expected a directory or nothing, found a file")
-    old = read_manifest(target).files.values() if (target / MANIFEST_NAME).exists() else ()
-    owned = {name for entry in old for name in (entry.path, _plain_name(entry.path))}
+    old = _paths_of(target)
+    owned = old | {_plain_name(name) for name in old}
     for name in names:
         if (target / name).exists() and name not in owned:
             raise ArtifactError(f"{target / name}: expected no such file or one of an artifact, found a foreign file")
-    return owned
 
 
 def rewrite_manifest(artifact: Artifact, manifest: Manifest) -> Artifact:
@@ -104,7 +102,8 @@ def _assemble_beside(target: Path, manifest: Manifest, sources: Mapping[str, Pat
 
 
 def _replace_within(target: Path, manifest: Manifest, sources: Mapping[str, Path]) -> None:
-    owned = check_target(target, sources)
+    check_target(target, sources)
+    old = _paths_of(target)
     digests = {entry.path: entry.sha256 for entry in manifest.files.values()}
     staged = {name: _staged_name(name, digests[name]) for name in sources}
     try:
@@ -119,8 +118,15 @@ def _replace_within(target: Path, manifest: Manifest, sources: Mapping[str, Path
     for name, temporary in staged.items():
         _install(target / temporary, target / name)
     _write_manifest(target, manifest)
-    for name in {*staged.values(), *owned} - set(digests):
+    for name in {*staged.values(), *old} - set(digests):
         (target / name).unlink(missing_ok=True)
+
+
+def _paths_of(target: Path) -> set[str]:
+    """The files of the artifact that is there already."""
+    if not (target / MANIFEST_NAME).exists():
+        return set()
+    return {entry.path for entry in read_manifest(target).files.values()}
 
 
 def _check_kept(target: Path, manifest: Manifest, names: set[str]) -> None:
@@ -136,13 +142,13 @@ def _with_paths(manifest: Manifest, renamed: Mapping[str, str]) -> Manifest:
 
 def _staged_name(name: str, digest: str) -> str:
     path = PurePosixPath(name)
-    return path.with_name(f"{path.stem}-{digest[:16]}{path.suffix}").as_posix()
+    return path.with_name(f"{path.stem}{_STAGED}{digest[:16]}{path.suffix}").as_posix()
 
 
 def _plain_name(name: str) -> str:
     """What `_staged_name` was given: a crash may have left a manifest that still points at staged names."""
     path = PurePosixPath(name)
-    return path.with_name(re.sub(r"-[0-9a-f]{16}$", "", path.stem) + path.suffix).as_posix()
+    return path.with_name(re.sub(rf"{re.escape(_STAGED)}[0-9a-f]{{16}}$", "", path.stem) + path.suffix).as_posix()
 
 
 def _install(staged: Path, final: Path) -> None:

@@ -157,6 +157,18 @@ def test_foreign_files_are_not_overwritten(tmp_path: Path) -> None:
         write(target / "model.onnx")
 
 
+def test_a_name_that_ends_in_a_hash_owns_no_other(tmp_path: Path) -> None:
+    """A plan's file name may carry a hash; a foreign file without it is still foreign."""
+    (tmp_path / "plan").write_bytes(b"plan")
+    new = {"plan": NewFile(tmp_path / "plan", "model-0123456789abcdef.plan", "fp16")}
+    opened = write_artifact(tmp_path / "model", MANIFEST, new)
+    (opened.directory / "model.plan").write_bytes(b"someone's")
+    write(opened.directory)
+    assert names(opened.directory) == ["model.json", "model.onnx", "model.plan"]
+    with pytest.raises(ArtifactError, match="foreign file"):
+        write_artifact(opened.directory, MANIFEST, {"plan": NewFile(tmp_path / "plan", "model.plan", "fp16")})
+
+
 @pytest.mark.parametrize("steps", range(1, 11))
 def test_a_crash_while_replacing_leaves_one_whole_artifact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
