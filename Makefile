@@ -53,3 +53,15 @@ check: lint test ## What CI runs: lint, then test
 format: $(VENV)/.installed-dev ## Rewrite the files as `make lint` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+.PHONY: bench
+bench: $(VENV)/.installed-dev ## Measure the server on this machine (stop everything else first): benchmarks/README.md
+	$(BIN)/python -m benchmarks.serving --out benchmarks/results/serving/latest.json
+
+.PHONY: protos
+protos: $(VENV)/.installed-dev ## Generate the one committed copy of the wire contract's code
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. protos/matting/v1/matting.proto
+
+.PHONY: pictures
+pictures: $(VENV)/.installed-dev ## Make the README's pictures anew, with a live server and the embedded model
+	$(BIN)/python -m benchmarks.pictures

@@ -136,6 +136,7 @@ def _weights(options: argparse.Namespace) -> None:
     config, progress = read_header(options.checkpoint)
     network = BiRefNet(config.network)
     load_state(network, ema_weights(options.checkpoint))
+    network.half()  # half the size in the repository; what is exported and scored is this very file
     about = {
         "step": str(progress.step),
         "images": str(progress.next_index),

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
+from matting.quality import band_absolute_error, iou, mean_absolute_error
 from training.data.stream import Source, batches, normalised
 
 Plane = NDArray[np.float32]
@@ -28,29 +28,18 @@ class Figures:
     band: float
 
 
-def boundary_band(truth: Plane) -> NDArray[np.bool_]:
-    """Pixels within 2 % of the image's side of where the truth crosses one half, or is undecided."""
-    radius = max(1, round(_BAND_SHARE * max(truth.shape)))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    inside = (truth >= 0.5).astype(np.uint8)
-    undecided = ((truth > 0.05) & (truth < 0.95)).astype(np.uint8)
-    edge = cv2.morphologyEx(inside, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    return cv2.dilate(np.maximum(edge, undecided), kernel) > 0
-
-
 def measure(predicted: Plane, truth: Plane) -> Figures:
     """The figures of one matte (H, W) in [0, 1] against its truth.
 
-    An empty truth met by an empty matte has IoU 1; without a boundary the band's error is 0.
+    The band reaches 2 % of the image's longer side from the contour, so that it does not depend on the resolution.
+
+    Raises:
+        ValueError: They have different sizes.
     """
-    if predicted.shape != truth.shape:
-        raise ValueError(f"a matte is measured at its truth's size {truth.shape}, found {predicted.shape}")
-    error = np.abs(predicted - truth)
-    found, wanted = predicted >= 0.5, truth >= 0.5
-    union = int((found | wanted).sum())
-    iou = float((found & wanted).sum()) / union if union else 1.0
-    band = boundary_band(truth)
-    return Figures(float(error.mean()), iou, float(error[band].mean()) if band.any() else 0.0)
+    radius = max(1, round(_BAND_SHARE * max(truth.shape)))
+    return Figures(
+        mean_absolute_error(predicted, truth), iou(predicted, truth), band_absolute_error(predicted, truth, radius)
+    )
 
 
 @torch.no_grad()

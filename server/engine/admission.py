@@ -21,9 +21,6 @@ _MEMORY_S = 30.0  # of busy time after which an observation counts for a third
 _EVIDENCE = 8  # answers before anyone is refused on a prediction
 _NOT_READY_RETRY_S = 5  # warming up takes seconds, but is not measured
 _DRAINING_RETRY_S = 1  # another process takes it
-# An image being worked on is held as RGB, as an alpha matte in float32, and as encoder input of four channels.
-_BYTES_PER_PIXEL = 3 + 4 + 4
-_MEMORY_SHARE = 0.5  # of the memory limit; the rest is for the model, uploads and answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +40,6 @@ class AdmissionLimits:
     def __post_init__(self) -> None:
         if self.max_requests < 1 or self.max_megapixels <= 0 or self.max_retry_after_s < 1:
             raise ValueError(f"admission limits: expected positive numbers, found {self}")
-
-
-def megapixels_within(memory_bytes: int) -> float:
-    """How many megapixels of images may be inside a process of this much memory."""
-    return max(1.0, memory_bytes * _MEMORY_SHARE / _BYTES_PER_PIXEL / 1e6)
 
 
 class ServiceRate:

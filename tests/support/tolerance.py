@@ -30,7 +30,7 @@ COVERAGE_SCALE = 0.02
 LOSS_VALUE = 1e-5
 # The lean training network against the plain one in fp64: only the order of sums differs.
 LEAN_LOGITS = 1e-10
-# What the network sees of a JPEG decoded at 1/2 to 1/8, against a whole decode, in levels of 255: mean 0.86 and worst 12
-# seen, where the reduced size is exactly twice the canvas; half of that elsewhere.
+# What the network sees of a JPEG decoded at 1/2 to 1/8, against a whole decode, in levels of 255: mean 0.86 and
+# worst 12 seen, where the reduced size is exactly twice the canvas; half of that elsewhere.
 SCALED_DECODE_MEAN_LEVELS = 1.0
 SCALED_DECODE_MAX_LEVELS = 14

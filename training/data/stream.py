@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from matting.normalisation import DEVIATION, MEAN
 from training.data.degrade import Photo
 from training.data.raster import Plane
 
 Batch = tuple[Tensor, Tensor]
-_MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
-_DEVIATION = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
+_MEAN = torch.tensor(MEAN).view(1, 3, 1, 1)
+_DEVIATION = torch.tensor(DEVIATION).view(1, 3, 1, 1)
 
 
 def normalised(images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from server.engine.admission import Admission, AdmissionLimits, ServiceRate, megapixels_within
+from server.engine.admission import Admission, AdmissionLimits, ServiceRate
 from server.engine.batching import Priority
 from server.errors import DeadlineExceededError, DrainingError, NotReadyError, OverloadedError, ServerError
 from server.observability.metrics import REFUSALS, Metrics
@@ -271,12 +271,6 @@ def test_what_is_counted_is_what_was_raised():
     assert found["deadline"] == raised["deadline"]
     assert found["not_ready"] == raised["not_ready"]
     assert sum(raised.values()) + len(accepted) <= 400
-
-
-def test_memory_bounds_the_pixels():
-    # Half of 1.1 GB, at 11 bytes for each pixel.
-    assert megapixels_within(1_100_000_000) == pytest.approx(50)
-    assert megapixels_within(0) == 1.0
 
 
 @pytest.mark.parametrize("wrong", [{"max_requests": 0}, {"max_megapixels": 0}, {"max_retry_after_s": 0}])
