@@ -104,6 +104,22 @@ async def test_a_client_that_leaves_within_its_upload_costs_nothing():
     assert script.batches == []
 
 
+async def test_a_body_that_never_arrives_is_answered_and_its_connection_closed():
+    """A client that stalls, or sends a byte now and then, must not keep what it has sent in memory."""
+    async with running_server(timeout_s=0.2, max_timeout_s=0.2) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.process.port)
+        writer.write(b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + marked_png(1)[:50])
+        async with asyncio.timeout(4):  # far less than an idle connection is kept
+            answer = await reader.read()
+        writer.close()
+        assert counted_requests(server, "rest", "deadline-exceeded") == 1
+        assert server.process.parts.admission.inside == 0
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 504 ")
+    assert b"\r\nconnection: close" in head.lower()
+    assert b"the body did not arrive within 0.2 s" in body
+
+
 def counted_requests(server: RunningServer, transport: str, outcome: str) -> float:
     labels = {"transport": transport, "outcome": outcome}
     return server.metrics.registry.get_sample_value("birefnet_requests_total", labels) or 0.0

@@ -235,6 +235,7 @@ async def test_the_page_for_people_needs_nothing_but_this_server():
     assert "https://" not in page.text
     for path in re.findall(r'href="([^"]+)"', page.text):
         assert path in ("docs", "models", "metrics")
+    assert 'find("photo").onerror = ' in page.text, "a file that no browser can show leaves a broken frame"
 
 
 async def test_reflection_and_health_are_there():

@@ -77,6 +77,8 @@ class _Problem:
             "request_id": request_id.get(),
         }
         sent = dict(headers or {})
+        if getattr(request.state, "close_connection", False):
+            sent["Connection"] = "close"
         if self.retry_after_s is not None:
             body["retry_after_s"] = self.retry_after_s
             sent["Retry-After"] = str(self.retry_after_s)

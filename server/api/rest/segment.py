@@ -1,11 +1,14 @@
 """`POST /segment`: one image in, one image out."""
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.rest.disconnect import run_while_connected
 from server.api.rest.upload import read_upload
 from server.api.service import Service
+from server.errors import DeadlineExceededError
 from server.observability.logs import request_id
 from server.pipeline.options import parse_options
 from server.pipeline.request import SegmentRequest, SegmentResult
@@ -25,7 +28,13 @@ async def segment(request: Request, service: Service) -> Response:
 async def _read(request: Request, service: Service) -> SegmentRequest:
     limits = service.limits
     headers = {name.lower(): value for name, value in request.headers.items()}
-    upload = await read_upload(request.receive, headers, request.query_params.multi_items(), limits.max_upload_bytes)
+    query = request.query_params.multi_items()
+    try:
+        async with asyncio.timeout(limits.max_timeout_s):
+            upload = await read_upload(request.receive, headers, query, limits.max_upload_bytes)
+    except TimeoutError as error:
+        request.state.close_connection = True  # its rest may never come
+        raise DeadlineExceededError(f"the body did not arrive within {limits.max_timeout_s:g} s") from error
     options = parse_options(upload.options, accept=headers.get("accept", ""), max_timeout_s=limits.max_timeout_s)
     return SegmentRequest(upload.image, options, request_id.get())
 

@@ -1,7 +1,9 @@
 """Bodies and queries become uploads; no socket is involved."""
 
 import base64
+import binascii
 import itertools
+import threading
 from collections.abc import Iterable
 
 import pytest
@@ -86,6 +88,90 @@ async def test_json_with_base64_is_read():
     assert await read(body, "application/json; charset=utf-8") == Upload(
         IMAGE, {"output": "cutout", "timeout_ms": "1500"}
     )
+
+
+async def read_json(body: str | bytes) -> Upload:
+    return await read(body.encode() if isinstance(body, str) else body, "application/json")
+
+
+LETTERS = base64.b64encode(b"\xfb\xff\xbf" * 40 + b"\xfb").decode()  # of pluses and slashes, and padded
+ESCAPED = [
+    pytest.param({"/": r"\/"}, id="PHP"),
+    pytest.param({"+": r"\u002B"}, id=".NET"),
+    pytest.param({"=": r"\u003d"}, id="Gson"),
+    pytest.param({"/": r"\u002f", "+": r"\u002b", "=": r"\u003D"}, id="all"),
+]
+
+
+@pytest.mark.parametrize("escapes", ESCAPED)
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+async def test_base64_may_be_escaped_as_json_writers_do(escapes: dict[str, str | int | None], head: str):
+    text = (head + LETTERS).translate(str.maketrans(escapes))
+    assert (await read_json(f'{{"image_base64":"{text}"}}')).image == base64.b64decode(LETTERS)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"image_base64"\n:\t"YWJj", "output": "cutout"}',
+        '{"output": "cutout", "image\\u005fbase64": "YWJj"}',
+    ],
+)
+async def test_the_image_is_found_however_its_key_is_written(body: str):
+    assert await read_json(body) == Upload(b"abc", {"output": "cutout"})
+
+
+@pytest.mark.parametrize("name", ['a\\"image_base64', '\\\\\\"image_base64', "image_base64 "])
+async def test_a_key_that_ends_alike_is_an_option(name: str):
+    with pytest.raises(MalformedRequestError, match="once and as a string, found the fields: "):
+        await read_json(f'{{"{name}": "YWJj"}}')
+    upload = await read_json(f'{{"{name}": "xyz", "image_base64": "YWJj"}}')
+    assert (upload.image, list(upload.options.values())) == (b"abc", ["xyz"])
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        ('{"image_base64": "YWJj', MalformedRequestError, "invalid JSON: Unterminated string"),
+        ('{"x"image_base64": "YWJj"}', MalformedRequestError, "invalid JSON"),
+        ('{"image_base64": "YWJj"]', MalformedRequestError, "invalid JSON"),
+        ('{"image_base64": "YW\\"Jj"}', MalformedRequestError, "without line breaks, found a backslash"),
+        ('{"image_base64": "YW\\nJj"}', MalformedRequestError, "without line breaks: Only base64 data"),
+        ('{"image_base64": "data:image/png,YWJj"}', MalformedRequestError, "with ;base64, found 'data:image/png'"),
+        ('{"image_base64": ""}', EmptyBodyError, "an empty `image_base64`"),
+        ('{"image_base64": "YWJj", "image_base64": "YWJj"}', MalformedRequestError, "once and as a string"),
+        ('{"image_base64": ["YWJj"]}', MalformedRequestError, "once and as a string|whole number"),
+        ('{"x": {"image_base64": "YWJj"}}', InvalidOptionError, "x: expected a string.*found an object"),
+        ('{"x": {"image_base64": "YWJj"}, "image_base64": "YWJj"}', InvalidOptionError, "x: expected a string"),
+        ('{"image_base64": "YWJj", "output": "matte", "output": "matte"}', InvalidOptionError, "found twice"),
+    ],
+)
+async def test_impossible_json_says_why(body: str, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        await read_json(body)
+
+
+@pytest.mark.parametrize(
+    "body", ['{"x": [%s]}', '{"image_base64": "YWJj", "x": [%s]}', '{"x": [%s], "image_base64": "YWJj"}']
+)
+async def test_nothing_but_the_image_may_be_large_in_json(body: str, monkeypatch: pytest.MonkeyPatch):
+    """Parsing holds the event loop: 30 MiB of small objects held it for ten seconds."""
+    monkeypatch.setattr("json.loads", lambda *arguments, **options: pytest.fail("it was parsed"))
+    with pytest.raises(MalformedRequestError, match="at most 65536 bytes of JSON beside one `image_base64`"):
+        await read_json(body % ",".join(["{}"] * 30_000))
+
+
+async def test_base64_is_decoded_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch):
+    threads = []
+
+    def decode(text: bytes, validate: bool) -> bytes:
+        threads.append(threading.current_thread())
+        return binascii.a2b_base64(text, strict_mode=validate)
+
+    monkeypatch.setattr("base64.b64decode", decode)
+    await read_json('{"image_base64": "YWJj"}')
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
 
 
 @pytest.mark.parametrize("value", ["1.5", "true", "null", "[1]", "{}"])
