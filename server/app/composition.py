@@ -1,5 +1,7 @@
 """Settings become the parts of one process, each handed the smallest piece of them that it needs."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ from server.pipeline.pipeline import Pipeline, PipelineLimits
 from server.pipeline.pool import HostPool
 from server.settings import Settings
 
+_log = logging.getLogger(__name__)
+
+_CLOSE_S = 2.0  # for work on the host whose answer nobody waits for any more
 _VERSIONED = {"ort": "onnxruntime"}  # backend to the distribution it runs on
 
 
@@ -40,9 +45,11 @@ class Parts:
         await self.engine.start(self.models.artifacts)
 
     async def close(self) -> None:
-        """End all threads."""
-        await self.engine.close()
+        """End all threads, for some seconds; one that is busy for longer is left behind."""
         self.pool.close()
+        _, ended = await asyncio.gather(self.engine.close(), asyncio.to_thread(self.pool.join, _CLOSE_S))
+        if not ended:
+            _log.error("a thread of the host still works after %g s; it is left behind", _CLOSE_S)
 
 
 def compose(settings: Settings, make_backend: Callable[[], Backend] | None = None) -> Parts:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from server.api.service import Service, TransportLimits
 from server.app.composition import Parts, compose
 from server.backends.base import Backend, BackendFault
 from server.engine.warmup import SelfTestFailedError
+from server.errors import DrainingError
 from server.observability.logs import configure_logging
 from server.pipeline.models import ModelsError
 from server.settings import Settings
@@ -24,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 FAILED = 1
 _CANNOT_START = (ModelsError, ArtifactError, BackendFault, SelfTestFailedError, OSError)
+_LAST_ANSWERS_S = 1.0  # to be sent in, when the time to drain is over
 _HEALTH_INTERVAL_S = 0.25  # in which gRPC health follows the engine; `/readyz` asks it directly
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -33,7 +36,9 @@ def run(settings: Settings) -> int:
     configure_logging(settings.log_format, settings.log_level)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every broken upload, which we answer
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve(settings))
+        code = runner.run(serve(settings))
+    _leave_threads_behind(code)
+    return code
 
 
 async def serve(settings: Settings, make_backend: Callable[[], Backend] | None = None) -> int:
@@ -151,21 +156,31 @@ class Process:
         await self._rpc.set_serving(serving=False)
         if self.parts.engine.ready:
             await asyncio.sleep(settings.drain_delay_s)
-        code, deadline = 0, time.monotonic() + settings.drain_timeout_s
+        lost, deadline = 0, time.monotonic() + settings.drain_timeout_s
         try:
             async with asyncio.timeout(settings.drain_timeout_s):
                 await admission.drain()
         except TimeoutError:
-            _log.error("drain_timeout_s is over: work is dropped", extra={"inside": admission.inside})
-            code = FAILED
-        left_s = max(1.0, deadline - time.monotonic()) if code == 0 else 0.0
+            lost = admission.evict(DrainingError("the server shut down before the answer was there", retry_after_s=1))
+            _log.error("drain_timeout_s is over: work is dropped", extra={"inside": lost})
+        left_s = max(_LAST_ANSWERS_S, deadline - time.monotonic())
         await asyncio.gather(self._http.stop(left_s), self._rpc.stop(left_s))
-        _log.info("drained", extra={"lost": admission.inside})
-        return code
+        _log.info("drained", extra={"lost": lost})
+        return FAILED if lost else 0
 
     def _addresses(self) -> dict[str, str]:
         host = self._settings.host
         return {"http": f"http://{join_address(host, self.port)}", "grpc": join_address(host, self.grpc_port)}
+
+
+def _leave_threads_behind(code: int) -> None:
+    """End the process now if the interpreter would wait, at its exit, for a thread that is still busy."""
+    main = threading.main_thread()
+    if any(thread is not main and not thread.daemon for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _service(parts: Parts, settings: Settings, unready_reason: Callable[[], str | None]) -> Service:

@@ -53,13 +53,11 @@ class OrtOptions:
         threads: Of the CPU provider; `server.host.host_limits().threads` leaves none to the quota's throttle.
         cuda_device: Index of the GPU; None is the CPU.
         allow_cpu: Go on with the CPU when the GPU cannot be used, instead of failing at the start.
-        gpu_memory_bytes: Most that the CUDA arena may take; None is all there is.
     """
 
     threads: int
     cuda_device: int | None = None
     allow_cpu: bool = False
-    gpu_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +158,6 @@ class OrtBackend:
             "arena_extend_strategy": "kSameAsRequested",
             "use_tf32": 0,  # its ten bits of mantissa are outside the fp32 tolerance
         }
-        if self._options.gpu_memory_bytes is not None:
-            cuda["gpu_mem_limit"] = self._options.gpu_memory_bytes
         return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
 
     def _session_options(self) -> ort.SessionOptions:

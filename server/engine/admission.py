@@ -95,13 +95,15 @@ class _Place:
     megapixels: float
     priority: Priority
     deadline: float
+    task: "asyncio.Task[object] | None"
 
 
 class Admission:
     """Lets requests in, or refuses them at once with an honest `Retry-After`.
 
     `Retry-After`: every refused client gets its own place in a line that moves at the measured service rate, so that
-    they do not all come back at the same moment, to be refused again.
+    they do not all come back at the same moment, to be refused again. The door cannot tell a new client from one that
+    did not wait, so the line has no more places than the door: by then all who are inside now have left.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Admission:
         self._inside: set[_Place] = set()
         self._line_end = -math.inf
         self._draining = False
+        self._evicted: ServerError | None = None
         self._empty: list[asyncio.Future[None]] = []
 
     @property
@@ -160,9 +163,10 @@ class Admission:
             NotReadyError: The engine takes nothing.
             OverloadedError: Too much is inside; `retry_after_s` says when to come back.
             DeadlineExceededError: What is ahead in the queue takes longer than the deadline allows.
+            ServerError: `evict` was called with it.
         """
         now = self._clock()
-        place = _Place(megapixels, priority, math.inf if deadline is None else deadline)
+        place = _Place(megapixels, priority, math.inf if deadline is None else deadline, _current_task())
         self._check_open()
         self._check_room(megapixels, now)
         self._check_deadline(place, now)
@@ -172,6 +176,11 @@ class Admission:
         try:
             yield
             self.rate.finish(megapixels, self._clock())  # only answers show what the server can do
+        except asyncio.CancelledError:
+            # As in `asyncio.timeout`: a cancellation by someone else as well goes first.
+            if self._evicted is None or place.task is None or place.task.uncancel() > 0:
+                raise
+            raise self._evicted from None
         finally:
             self._leave(place)
 
@@ -182,6 +191,14 @@ class Admission:
             waiter = asyncio.get_running_loop().create_future()
             self._empty.append(waiter)
             await waiter
+
+    def evict(self, error: ServerError) -> int:
+        """End the wait of all who are inside, wherever they are, with an error; how many they were. After `drain`."""
+        self._evicted = error
+        for place in self._inside:
+            if place.task is not None:
+                place.task.cancel()
+        return len(self._inside)
 
     def _leave(self, place: _Place) -> None:
         self._inside.remove(place)
@@ -232,7 +249,8 @@ class Admission:
 
     def _advise(self, need_s: float, now: float) -> int:
         """Put one more client at the end of the line; whole seconds until its turn."""
-        latest = now + self.limits.max_retry_after_s
+        longest = max(need_s, self.limits.max_requests * self._seconds_per_request())
+        latest = now + min(longest, self.limits.max_retry_after_s)
         self._line_end = min(max(self._line_end, now) + need_s, latest)
         return max(1, math.ceil(self._line_end - now))
 
@@ -243,3 +261,11 @@ class Admission:
             return 1 / per_s
         device = self._metrics.device
         return (device.item_s or 1.0) / device.capacity
+
+
+def _current_task() -> "asyncio.Task[object] | None":
+    """Who comes in; None outside of an event loop."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

@@ -221,6 +221,8 @@ class Dispatcher:
                 flight.release()
                 worker.flights.remove(flight)
                 self._requeue(flight.members)
+        if not worker.flights:  # it may get nothing in their place: what was taken back can have expired
+            self._watch(worker)
 
     def _requeue(self, members: Sequence[Member[Entry]]) -> None:
         gone = [member for member in members if member.value.answer.done()]

@@ -20,7 +20,6 @@ class Item:
         bucket: Items of one artifact whose arrays have equal shapes have equal buckets; only they share a batch.
         priority: Which of the waiting go first.
         deadline: Monotonic seconds, absolute; None where there is none.
-        megapixels: Size of the image it came from; for logs, the door counts its own.
     """
 
     artifact_id: str
@@ -28,7 +27,6 @@ class Item:
     bucket: Hashable = None
     priority: Priority = Priority.NORMAL
     deadline: float | None = None
-    megapixels: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,6 @@ class Pipeline:
             bucket=manifest.input_size,
             priority=call.options.priority,
             deadline=call.deadline,
-            megapixels=call.header.megapixels,
         )
         outcome = await self._engine.submit(item)
         call.spend("queue", outcome.queue_s)

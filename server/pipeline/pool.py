@@ -4,9 +4,9 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cv2
 
@@ -44,10 +44,11 @@ class HostPool:
         self.clock = clock
         self._pixels = ThreadPoolExecutor(workers, thread_name_prefix="host")
         self._headers = ThreadPoolExecutor(1, thread_name_prefix="header")
+        self._unfinished: set[Future[Any]] = set()
 
     async def glance(self, work: Callable[[], T]) -> T:
         """Run work of less than a millisecond: reading a header."""
-        return await asyncio.wrap_future(self._headers.submit(contextvars.copy_context().run, work))
+        return await asyncio.wrap_future(self._submit(self._headers, work))
 
     async def run(self, work: Callable[[], T], deadline: float) -> Timed[T]:
         """Run work on pixels.
@@ -70,7 +71,7 @@ class HostPool:
             return Timed(result, started - submitted, self.clock() - started)
 
         self._station.arrive()
-        future = self._pixels.submit(contextvars.copy_context().run, timed)
+        future = self._submit(self._pixels, timed)
         future.add_done_callback(self._count_dropped)
         try:
             async with asyncio.timeout(deadline - submitted):
@@ -79,9 +80,19 @@ class HostPool:
             raise DeadlineExceededError("the deadline passed while the image was being prepared or encoded") from error
 
     def close(self) -> None:
-        """Drop what has not begun, and wait for what has."""
-        self._headers.shutdown(cancel_futures=True)
-        self._pixels.shutdown(cancel_futures=True)
+        """Take no more and drop what has not begun. Returns at once; what has begun runs on."""
+        self._headers.shutdown(wait=False, cancel_futures=True)
+        self._pixels.shutdown(wait=False, cancel_futures=True)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait, not in the event loop, for what has begun. False when some of it still runs."""
+        return not wait(self._unfinished.copy(), timeout_s).not_done
+
+    def _submit(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> Future[T]:
+        future = executor.submit(contextvars.copy_context().run, work)
+        self._unfinished.add(future)
+        future.add_done_callback(self._unfinished.discard)
+        return future
 
     def _count_dropped(self, future: "Future[Timed[T]]") -> None:
         if future.cancelled():

@@ -3,6 +3,8 @@
 import asyncio
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -127,19 +129,77 @@ async def test_during_the_drain_delay_it_is_not_ready_but_still_serves():
         server.task.cancel()  # the rest of the delay
 
 
-async def test_work_that_outlives_the_drain_timeout_is_reported():
+async def test_work_that_outlives_the_drain_timeout_is_answered_and_reported(caplog):
+    caplog.set_level("INFO", "server.app.lifecycle")
     script = DeviceScript(gated=True)
     async with running_server(script, drain_timeout_s=0.2) as server:
-        stuck = asyncio.create_task(server.post(marked_png(1)))
+        on_device = asyncio.create_task(server.post(marked_png(1)))
         await script.arrival()
+        stream = server.stub.SegmentStream()
+        await stream.write(pb.SegmentRequest(image=marked_png(2), id="2"))
+        call = asyncio.create_task(server.call(marked_png(3)))
+        await server.wait_until_inside(3)
         server.process.take_signal(signal.SIGTERM)
-        await until(lambda: server.process.parts.admission.draining)
-        done, _ = await asyncio.wait((stuck,), timeout=PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            answer = await on_device
+            in_stream = await stream.read()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
         script.open()
         code = await server.task
-    assert done
     assert code == 1
-    assert isinstance(stuck.exception(), httpx.HTTPError) or stuck.result().status_code >= 500
+    assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert in_stream.error.code == "draining"
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert trailing(caught.value)["x-error-code"] == "draining"
+    assert [record.lost for record in caplog.records if record.message == "drained"] == [3]
+
+
+async def test_a_busy_host_thread_keeps_neither_the_drain_nor_the_second_signal_waiting(monkeypatch):
+    began, go = threading.Event(), threading.Event()
+
+    def work(*_: object, **__: object) -> None:
+        began.set()
+        assert go.wait(PATIENCE_S)
+
+    monkeypatch.setattr("server.pipeline.pipeline.prepare", work)
+    monkeypatch.setattr("server.app.composition._CLOSE_S", 0.5)
+    try:
+        async with running_server(drain_timeout_s=0.1) as server:
+            stuck = asyncio.create_task(server.post(marked_png(1)))
+            await until(began.is_set)
+            server.process.take_signal(signal.SIGTERM)
+            assert (await stuck).json()["code"] == "draining"
+            slowest, before = 0.0, time.monotonic()
+            while not server.task.done():
+                await asyncio.sleep(0.01)
+                slowest, before = max(slowest, time.monotonic() - before), time.monotonic()
+            assert await server.task == 1
+        assert slowest < 0.4, "signals are taken by the event loop, which must not wait for a thread"
+    finally:
+        go.set()
+
+
+def test_a_busy_thread_does_not_keep_the_process():
+    program = """
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from server.app import lifecycle
+from server.settings import Settings
+
+async def serve(settings):
+    pool = ThreadPoolExecutor(1)
+    pool.submit(threading.Event().wait)
+    pool.shutdown(wait=False)
+    print("all is said")
+    return 7
+
+lifecycle.serve = serve
+sys.exit(lifecycle.run(Settings(backend="fake")))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (ended.returncode, ended.stdout) == (7, "all is said\n"), ended.stderr
 
 
 async def test_liveness_answers_at_once_while_the_device_works():

@@ -104,20 +104,20 @@ def test_time_spent_on_whoever_fails_counts():
 
 @pytest.mark.parametrize("seconds_each", [0.05, 0.8, 3.0])
 def test_retry_after_is_the_place_in_line_at_the_measured_rate(seconds_each):
-    door = Door(max_requests=2, max_retry_after_s=1000)
+    door = Door(max_requests=30, max_retry_after_s=1000)
     door.serve(40, seconds_each)
     rate = door.admission.rate.requests_per_s or 0.0
     assert rate == pytest.approx(1 / seconds_each, rel=0.1)
-    with inside(door, 2):
+    with inside(door, 30):
         advised = [door.refusal().retry_after_s for _ in range(30)]
     assert advised == [max(1, math.ceil(place / rate)) for place in range(1, 31)]
     assert all(isinstance(seconds, int) for seconds in advised)
 
 
 def test_the_line_moves_on_with_time():
-    door = Door(max_requests=1)
+    door = Door(max_requests=3)
     door.serve(40, 2.0)
-    with inside(door, 1):
+    with inside(door, 3):
         assert [door.refusal().retry_after_s for _ in range(3)] == [2, 4, 6]
         door.clock.advance(5)
         assert door.refusal().retry_after_s == 3, "one second of the old line is left"
@@ -136,10 +136,27 @@ def test_retry_after_counts_the_pixels_that_must_go_first():
 
 
 def test_retry_after_has_a_ceiling():
-    door = Door(max_requests=1, max_retry_after_s=7)
+    door = Door(max_requests=3, max_retry_after_s=7)
     door.serve(10, 5.0)
-    with inside(door, 1):
+    with inside(door, 3):
         assert [door.refusal().retry_after_s for _ in range(3)] == [5, 7, 7]
+
+
+def test_one_impatient_client_does_not_send_the_next_one_away_for_longer_than_the_door_holds():
+    door = Door(max_requests=8)
+    door.serve(40, 1.0)
+    with inside(door, 8):
+        for _ in range(500):
+            door.refusal()
+        assert door.refusal().retry_after_s == 8
+
+
+def test_an_image_larger_than_all_others_together_waits_its_own_time():
+    door = Door(max_requests=2, max_megapixels=100, max_retry_after_s=1000)
+    door.serve(40, 1.0, megapixels=1.0)
+    needed_s = math.ceil(90 / (door.admission.rate.megapixels_per_s or 0.0))
+    with inside(door, 1, 100.0):
+        assert [door.refusal(90.0).retry_after_s for _ in range(2)] == [needed_s] * 2
 
 
 def test_before_the_first_answer_the_warm_up_says_how_fast_it_goes():
@@ -244,6 +261,33 @@ async def test_drain_refuses_at_once_and_waits_for_all_inside():
     await draining
     assert door.refusals() == {"draining": 1}
     await door.admission.drain()
+
+
+async def enter_and_wait(door: Door) -> None:
+    with door.admission.enter(1.0):
+        await asyncio.get_running_loop().create_future()
+
+
+async def test_whoever_is_evicted_is_told_why_and_has_left():
+    door = Door()
+    tasks = [asyncio.create_task(enter_and_wait(door)) for _ in range(2)]
+    await turn_loop()
+    assert door.admission.evict(DrainingError("too late")) == 2
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [DrainingError] * 2
+    assert door.admission.inside == 0
+    assert [task.cancelling() for task in tasks] == [0, 0]
+
+
+async def test_a_client_that_leaves_while_it_is_evicted_has_left():
+    door = Door()
+    task = asyncio.create_task(enter_and_wait(door))
+    await turn_loop()
+    door.admission.evict(DrainingError("too late"))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert door.admission.inside == 0
 
 
 def test_what_is_counted_is_what_was_raised():

@@ -1,6 +1,7 @@
 """The engine when a device fails: isolation, shortage of memory, loss, hanging."""
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from server.backends.base import Arrays, BackendFault
 from server.backends.fake import FakeBackend, FakeOptions, fake_artifact
 from server.engine import Engine, EngineLimits
-from server.errors import DeviceLostError, InferenceError
+from server.errors import DeadlineExceededError, DeviceLostError, InferenceError
 from server.observability.metrics import Metrics
 from tests.support.backends import (
+    PATIENCE_S,
     SIZE,
     DeviceScript,
     counted,
@@ -187,6 +189,26 @@ async def test_the_watchdog_starts_anew_with_every_batch():
         await asyncio.gather(*tasks)
         assert second.cancelled()
         assert worker.watchdog is None
+
+
+async def test_a_batch_taken_back_of_which_nothing_is_left_does_not_leave_the_watchdog_armed():
+    clock, gate = FakeClock(), threading.Event()
+    script, options = DeviceScript(), FakeOptions(look_ahead=0)
+    async with running_engine(script, EngineLimits(max_batch=1), options=options, clock=clock) as engine:
+        (worker,) = engine._dispatcher.workers
+        held = worker.thread.post(lambda backend: gate.wait(PATIENCE_S))  # so that no batch begins
+        deadline = clock() + 1000
+        tasks = [asyncio.create_task(engine.submit(marked_item(mark, deadline=deadline))) for mark in (1, 2)]
+        await turn_loop()
+        assert worker.watchdog is not None
+        clock.advance(2000)
+        engine._dispatcher.dispatch()
+        assert worker.flights == []
+        assert worker.watchdog is None, "an idle device does not hang"
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [DeadlineExceededError] * 2
+        gate.set()
+        assert await asyncio.wrap_future(held)
 
 
 async def test_the_self_test_runs_again_after_a_fault_and_passing_it_keeps_the_device(tmp_path):

@@ -111,6 +111,23 @@ async def test_waiting_and_working_are_told_apart(station):
     pool.close()
 
 
+async def test_closing_does_not_wait_and_joining_does_not_wait_for_ever(station):
+    pool = HostPool(1, station)
+    gate, ran = Gate(), []
+    busy = asyncio.create_task(pool.run(gate, LATER))
+    await gate.arrival()
+    waiting = asyncio.create_task(pool.run(lambda: ran.append(1), LATER))
+    await turn_loop()
+    pool.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not pool.join(0.01)
+    gate.go.release()
+    assert await asyncio.to_thread(pool.join, PATIENCE_S)
+    assert (await busy).result.startswith("host")
+    assert ran == []
+
+
 async def test_errors_and_context_pass_through(pool):
     variable: ContextVar[str] = ContextVar("variable", default="")
     variable.set("seen")
