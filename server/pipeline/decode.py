@@ -110,6 +110,8 @@ def _load(
     image: ImageFile.ImageFile, header: ImageHeader, at_least: tuple[int, int] | None
 ) -> tuple[int, tuple[float, float] | None]:
     """Decode the pixels in place; give the orientation that is left to apply, and the resolution."""
+    height, width = header.size
+    _check_size(image, (width, height))  # a second header may say otherwise, and the limits held for the first
     try:
         if at_least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
             _reduce(image, at_least)
@@ -117,15 +119,25 @@ def _load(
             image.info["stored_as"] = image.tile[0].args if image.tile else None
         else:
             _exif(image)  # before loading, which lets go of the file; a PNG's may come after its pixels
+        expected = image.size  # smaller, if it is decoded at a reduced scale
         image.load()
     except DECODER_FAILURES as error:
         raise CorruptImageError(
             f"expected a whole {header.format} image of {header.size[1]}×{header.size[0]} pixels, "
             f"found one that is truncated or damaged ({error})"
         ) from error
+    _check_size(image, expected)
     exif = _exif(image)
     orientation = exif.get(_ORIENTATION, 1)
     return (orientation if orientation in _UPRIGHT else 1), _dpi(image, exif)
+
+
+def _check_size(image: Image.Image, expected: tuple[int, int]) -> None:
+    if image.size != expected:
+        raise CorruptImageError(
+            f"expected an image of {expected[0]}×{expected[1]} pixels, as its header says, "
+            f"found a second header that says {image.width}×{image.height}"
+        )
 
 
 def _reduce(image: JpegImagePlugin.JpegImageFile, at_least: tuple[int, int]) -> None:

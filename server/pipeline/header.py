@@ -4,6 +4,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import (  # noqa: F401 - the plugins register themselves; else Pillow would import all of its forty on demand
@@ -22,6 +23,7 @@ from PIL import (  # noqa: F401 - the plugins register themselves; else Pillow w
 
 from server.errors import BodyTooLargeError, CorruptImageError, EmptyBodyError, ImageTooLargeError
 from server.pipeline.formats import sniff
+from server.pipeline.stored_size import check_tiff_directory, damaged, gif_size, jpeg_size, png_size, webp_size
 
 # Ours is checked first, is settable, and is an error of the request; Pillow's is a warning, then another exception.
 Image.MAX_IMAGE_PIXELS = None
@@ -45,6 +47,13 @@ DECODER_FAILURES = (
     zlib.error,
 )
 """What Pillow's plugins raise on damaged files; not MemoryError, which is ours and not the client's."""
+
+_SIZE_READERS: dict[str, Callable[[bytes], tuple[int, int]]] = {
+    "JPEG": jpeg_size,
+    "PNG": png_size,
+    "WEBP": webp_size,
+    "GIF": gif_size,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,45 +111,16 @@ def open_image(data: bytes, file_format: str) -> ImageFile.ImageFile:
     try:
         return Image.open(io.BytesIO(data), formats=(file_format,))
     except UnidentifiedImageError as error:
-        raise _damaged(data, file_format) from error
+        raise damaged(data, file_format) from error
     except DECODER_FAILURES as error:
-        raise _damaged(data, file_format, f": {error}") from error
+        raise damaged(data, file_format, f": {error}") from error
 
 
 def _size(data: bytes, file_format: str) -> tuple[int, int]:
-    """Width and height as stored. Two formats are read here, because Pillow does more than look at the header."""
-    if file_format == "WEBP":
-        return _webp_size(data)
-    if file_format == "PNG":
-        return _png_size(data)
+    """Width and height as stored; Pillow sees only the formats of which it opens every file at once."""
+    if file_format in _SIZE_READERS:
+        return _SIZE_READERS[file_format](data)
+    if file_format == "TIFF":
+        check_tiff_directory(data)
     with open_image(data, file_format) as image:
         return image.size
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    """From the first chunk (PNG third edition, 11.2.1): Pillow inflates all metadata in front of the pixels first."""
-    if len(data) < 33 or data[12:16] != b"IHDR":
-        raise _damaged(data, "PNG")
-    width, height = struct.unpack(">II", data[16:24])
-    return width, height
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """From the first chunk (RFC 9649, 2.5 to 2.7): Pillow allocates two canvases to open a file."""
-    kind, payload = data[12:16], data[20:30]
-    if len(payload) == 10:
-        if kind == b"VP8X":
-            return 1 + int.from_bytes(payload[4:7], "little"), 1 + int.from_bytes(payload[7:10], "little")
-        if kind == b"VP8L" and payload[0] == 0x2F:
-            bits = int.from_bytes(payload[1:5], "little")
-            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-        if kind == b"VP8 " and payload[3:6] == b"\x9d\x01\x2a":
-            width, height = struct.unpack("<HH", payload[6:10])
-            return width & 0x3FFF, height & 0x3FFF
-    raise _damaged(data, "WEBP")
-
-
-def _damaged(data: bytes, file_format: str, reason: str = "") -> CorruptImageError:
-    return CorruptImageError(
-        f"expected a whole {file_format} image, found one whose header cannot be read ({len(data)} bytes){reason}"
-    )

@@ -83,7 +83,11 @@ class Pipeline:
         model = self.models.find(options.model)
         timeout_s = self.limits.timeout_s if options.timeout_s is None else options.timeout_s
         deadline = arrived + min(timeout_s, self.limits.max_timeout_s)
-        header = await self._pool.glance(partial(read_header, image, self.limits.image))
+        try:
+            async with asyncio.timeout(deadline - self._clock()):
+                header = await self._pool.glance(partial(read_header, image, self.limits.image))
+        except TimeoutError as error:
+            raise DeadlineExceededError("the deadline passed before the header of the image was read") from error
         check_size(header.size, options.format)
         with self._admission.enter(header.megapixels, options.priority, deadline):
             call = _Call(options, model, header, deadline, image)

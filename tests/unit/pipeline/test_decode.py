@@ -1,11 +1,12 @@
 """The fidelity table of the design (`reference/serving.md` 2.6): what a file stores is what the network sees."""
 
 import io
+import struct
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from server.errors import CorruptImageError, NotAnImageError
 from server.pipeline.decode import DecodedImage, decode
@@ -332,3 +333,26 @@ def _exif(orientation: int) -> Image.Exif:
 def test_the_tiff_writer_of_the_tests_is_right():
     found = cv2.imdecode(np.frombuffer(files.raw_tiff(RAMP16, "<", bits=16), np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(found, RAMP16)
+
+
+@pytest.mark.parametrize("side", [9000, 40])
+def test_a_second_header_does_not_get_past_the_limits_of_the_first(side, monkeypatch):
+    """Pillow obeys the last IHDR; the limits, and the size of the answer, come from the first."""
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda _: pytest.fail("pixels were decoded"))
+    ihdr = files.png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, files.RGB, 0, 0, 0))
+    data = png(smooth(10, 10))
+    with pytest.raises(CorruptImageError, match=rf"expected an image of 10×10 pixels.* found .* {side}×{side}"):
+        decoded(data[:33] + ihdr + data[33:])
+
+
+def test_a_size_that_changes_while_the_pixels_are_decoded_is_an_error(monkeypatch):
+    load = PngImagePlugin.PngImageFile.load
+
+    def grows(image: PngImagePlugin.PngImageFile) -> object:
+        pixels = load(image)
+        image._size = (image.width, image.height + 1)
+        return pixels
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", grows)
+    with pytest.raises(CorruptImageError, match=r"expected an image of 34×21 pixels.* found .* 34×22"):
+        decoded(png(PIXELS))

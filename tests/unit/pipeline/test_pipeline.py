@@ -241,6 +241,21 @@ async def test_the_deadline_is_the_clients_within_the_servers(asked, most, expec
     assert remaining == pytest.approx(expected, abs=5)
 
 
+async def test_a_deadline_passes_behind_a_slow_header():
+    async with rig() as server:
+        gate = threading.Event()
+        slow = asyncio.create_task(server.pipeline._pool.glance(lambda: gate.wait(PATIENCE_S)))
+        await turn_loop()
+        try:
+            async with asyncio.timeout(PATIENCE_S / 2):
+                with pytest.raises(DeadlineExceededError, match="header"):
+                    await server.segment(png(smooth(30, 30)), timeout_s=0.1)
+        finally:
+            gate.set()
+            await slow
+        assert server.admission.inside == 0
+
+
 async def test_a_deadline_passes_in_the_device_queue():
     async with rig(gated=True) as server:
         first = asyncio.create_task(server.segment(png(smooth(30, 30))))
