@@ -13,23 +13,23 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "birefnet-server needs Python 3.11 or newer, found " + sys.version)'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "birefnet-server needs Python 3.11 or newer, found " + sys.version)'
+	@$(PYTHON) -m venv $(VENV)
 
 # Stamps, so that a second call starts at once and a changed pyproject installs again.
 $(VENV)/.installed-serve: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing the server into $(VENV) (first time only) ..."
-	$(PIP) --editable .
+	@$(PIP) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing the server, torch and the development tools into $(VENV) (first time only) ..."
-	$(PIP) --editable '.[dev]'
+	@$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.installed-serve
 
 .PHONY: serve
 serve: $(VENV)/.installed-serve ## Install what is needed and serve on PORT (8000) and GRPC_PORT (8001)
-	exec $(BIN)/python -m server serve --port $(PORT) --grpc-port $(GRPC_PORT)
+	@exec $(BIN)/python -m server serve --port $(PORT) --grpc-port $(GRPC_PORT)
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Install what is needed and run the default tests (CPU, offline, no downloads)

@@ -47,9 +47,11 @@ def plan_jobs(inputs: Sequence[Path], out: Path, suffix: str, *, keep_suffix: bo
         keep_suffix: Name outputs `photo.jpg.png` instead of `photo.png`.
 
     Raises:
-        PlanError: Two inputs would become one output, or an output would overwrite an input.
+        PlanError: Two inputs would become one output, an output would overwrite an input, or the name of the file to
+            write promises another format than what will be in it.
     """
     if len(inputs) == 1 and inputs[0].is_file() and out.suffix and not out.is_dir():
+        _check_suffix(out, suffix)
         jobs: list[Job] = [Job(inputs[0], out)]
         missing: list[Path] = []
         passed_over = 0
@@ -57,6 +59,12 @@ def plan_jobs(inputs: Sequence[Path], out: Path, suffix: str, *, keep_suffix: bo
         jobs, missing, passed_over = _collect(inputs, out, suffix, keep_suffix=keep_suffix)
     _check_collisions(jobs)
     return Plan(tuple(jobs), tuple(missing), passed_over)
+
+
+def _check_suffix(out: Path, suffix: str) -> None:
+    named = out.suffix.lower().replace(".jpeg", ".jpg")
+    if named != suffix:
+        raise PlanError(f"{out}: expected a name that ends in {suffix}, the format that is written, found {out.suffix}")
 
 
 def _collect(inputs: Sequence[Path], out: Path, suffix: str, *, keep_suffix: bool) -> tuple[list[Job], list[Path], int]:

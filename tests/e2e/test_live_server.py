@@ -18,15 +18,13 @@ from server.app.lifecycle import FAILED
 from tests.support.images import decoded, jpeg, photographs, png
 from tests.support.processes import PATIENCE_S, ROOT, LiveServer, clean_environment, live_server
 
-_HAS_MODEL = (ROOT / "server" / "default_model" / "model.json").exists()
-DEFAULT = () if _HAS_MODEL else ("--backend", "fake")
 SLOW_FAKE = ("--backend", "fake", "--max-batch", "2", "--fake-latency-s", "1")
 
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[LiveServer]:
     """The server as it is out of the box."""
-    with live_server(*DEFAULT) as server:
+    with live_server() as server:
         yield server
 
 

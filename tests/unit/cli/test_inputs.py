@@ -114,3 +114,15 @@ def test_missing_inputs_do_not_stop_the_others(tree):
     plan = plan_jobs([Path("nowhere"), Path("a.jpg")], Path("out"), ".png")
     assert [str(path) for path in plan.missing] == ["nowhere"]
     assert len(plan.jobs) == 1
+
+
+@pytest.mark.parametrize("out", ["cutout.tiff", "cutout.webp", "cutout.bmp"])
+def test_a_name_that_promises_another_format_is_refused(tree, out):
+    tree("a.jpg")
+    with pytest.raises(PlanError, match=rf"{out}: expected a name that ends in \.png"):
+        pairs("a.jpg", out=out)
+
+
+def test_both_names_of_jpeg_are_jpeg(tree):
+    tree("a.png")
+    assert pairs("a.png", out="b.JPEG", suffix=".jpg") == [("a.png", "b.JPEG")]

@@ -1,0 +1,1 @@
+"""Benchmarks: methodology in README.md, runners here, committed results under `results/` (checkout only)."""

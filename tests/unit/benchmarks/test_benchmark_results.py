@@ -1,0 +1,61 @@
+"""The committed results obey the schema, and the load generator's own arithmetic is right."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from benchmarks import machine
+from benchmarks.load import quantile, server_timing, summarise_ms
+
+BENCHMARKS = Path(machine.__file__).parent
+SCHEMA = json.loads((BENCHMARKS / "schema.json").read_text())
+RESULTS = sorted((BENCHMARKS / "results" / "serving").glob("*.json"))
+
+
+def test_there_is_a_result_to_check():
+    assert RESULTS
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_result_obeys_the_schema(path):
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(json.loads(path.read_text()), SCHEMA)
+
+
+@pytest.mark.parametrize("missing", ["quality", "machine"])
+def test_a_speed_figure_without_its_quality_or_machine_is_refused(missing):
+    result = json.loads(RESULTS[0].read_text())
+    del result[missing]
+    with pytest.raises(jsonschema.ValidationError, match=missing):
+        jsonschema.validate(result, SCHEMA)
+
+
+def test_this_machine_can_be_described():
+    jsonschema.validate(machine.describe(), SCHEMA["properties"]["machine"])
+
+
+def test_quantile_is_the_smallest_value_not_exceeded_by_that_share():
+    assert quantile([4, 1, 3, 2], 0.5) == 2
+    assert quantile(range(1, 101), 0.95) == 95
+    assert quantile([7], 0.95) == 7
+
+
+def test_server_timing_is_read_in_seconds():
+    assert server_timing("decode;dur=12.5, queue;dur=0, infer;desc=x;dur=300") == {
+        "decode": 0.0125,
+        "queue": 0.0,
+        "infer": 0.3,
+    }
+    assert server_timing("") == {}
+
+
+def test_summary_of_known_values():
+    assert summarise_ms([0.001, 0.002, 0.006]) == {
+        "count": 3,
+        "median_ms": 2.0,
+        "p95_ms": 6.0,
+        "min_ms": 1.0,
+        "max_ms": 6.0,
+    }
