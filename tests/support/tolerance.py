@@ -34,7 +34,7 @@ LEAN_LOGITS = 1e-10
 # worst 12 seen, where the reduced size is exactly twice the canvas; half of that elsewhere.
 SCALED_DECODE_MEAN_LEVELS = 1.0
 SCALED_DECODE_MAX_LEVELS = 14
-# The shipped matte model on held-out procedural photographs of a clear subject: 0.066 and 0.82 on 200 of them. Guards against
-# shipping a worse one; the aims of issue 2, 0.06 and 0.85, are not reached yet.
+# The shipped matte model on held-out procedural photographs of a clear subject: 0.066 and 0.82 on 200 of them. Guards
+# against shipping a worse one; the aims of issue 2, 0.06 and 0.85, are not reached yet.
 DEFAULT_MODEL_MAE = 0.07
 DEFAULT_MODEL_IOU = 0.81
