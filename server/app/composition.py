@@ -64,7 +64,7 @@ def compose(settings: Settings, make_backend: Callable[[], Backend] | None = Non
     """
     settings = settings.for_host(host_limits())
     metrics = Metrics()
-    models = Models(_open_models(settings))
+    models = Models(served_models(settings))
     engine = Engine([make_backend or _backend_maker(settings)], EngineLimits(max_batch=settings.max_batch), metrics)
     if settings.max_megapixels_inside is None or settings.cpu_workers is None:
         raise RuntimeError("This is a bug: `for_host` must decide everything that was left to the machine")
@@ -92,7 +92,12 @@ async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
         await parts.close()
 
 
-def _open_models(settings: Settings) -> tuple[Model, ...]:
+def served_models(settings: Settings) -> tuple[Model, ...]:
+    """The models that a process with these settings serves, the default one first.
+
+    Raises:
+        ModelsError: The artifacts that the settings name cannot be served.
+    """
     if settings.backend != "fake":
         return open_models(settings.model, settings.models_dir)
     if settings.model or settings.models_dir is not None:

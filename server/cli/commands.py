@@ -28,10 +28,11 @@ def serve_command(arguments: argparse.Namespace) -> int:
 def models_command(arguments: argparse.Namespace) -> int:
     """`models`: what would be served."""
     settings = settings_from(arguments)
-    from server.pipeline.models import Models, ModelsError, open_models
+    from server.app.composition import served_models
+    from server.pipeline.models import Models, ModelsError
 
     try:
-        listing = Models(open_models(settings.model, settings.models_dir)).listing()
+        listing = Models(served_models(settings)).listing()
     except ModelsError as error:
         return _failed(str(error))
     if arguments.json:

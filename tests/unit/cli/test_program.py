@@ -215,3 +215,9 @@ def test_help_imports_nothing_heavy():
     code = f"import sys, server.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_models_of_the_fake_backend_are_its_own(capsys, monkeypatch):
+    monkeypatch.setenv("BIREFNET_BACKEND", "fake")
+    assert main(["models"]) == 0
+    assert capsys.readouterr().out.startswith("fake (default)")
