@@ -103,7 +103,7 @@ def _train(options: argparse.Namespace) -> None:
         options.processes,
         train_in_group,
         config,
-        RunOptions(options.out, options.threads, options.workers, options.preview_every),
+        RunOptions(options.out, options.threads, options.workers, options.preview_every, options.init),
     )
 
 
@@ -181,6 +181,7 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     train.add_argument(
         "--resume", action="store_true", help="continue the run in --out; phases, rate, budget may change"
     )
+    train.add_argument("--init", type=Path, help="weights file to begin from, such as an earlier run's")
     train.add_argument("--out", type=Path, required=True)
     train.set_defaults(run=_train)
 

@@ -3,7 +3,7 @@
 import csv
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch.optim import AdamW
 from tqdm import tqdm
 
 from modeling.birefnet.network import TrainingOutputs
+from modeling.weights import load_state
 from training.checkpoint import Ema, Progress, restore, save
 from training.config import Phase, TrainingConfig
 from training.data.sets import SETS
@@ -104,6 +105,15 @@ class Run:
             return False
         self.progress = restore(self.checkpoint, self.network, self.ema, self.optimizer)
         return True
+
+    def begin_from(self, state: Mapping[str, Tensor]) -> None:
+        """Start a fresh run from trained weights instead of random ones; the average starts from them too.
+
+        Raises:
+            WeightsError: They are of another network.
+        """
+        load_state(self.network, state)
+        self.ema = Ema(self.network, self.config.ema_decay)
 
     def save(self) -> None:
         """Write the checkpoint and what the log still lacks; only the first process does."""

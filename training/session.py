@@ -7,6 +7,7 @@ import cv2
 import torch
 from torch import nn
 
+from modeling.weights import read_state
 from training.checkpoint import Ema, Progress
 from training.config import TrainingConfig
 from training.data.sets import SETS
@@ -18,12 +19,21 @@ from training.preview import preview
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What does not change a run's outcome: where it is written, threads, data processes, seconds between previews."""
+    """Where a run is written and how it is carried out; of these only `initial` changes its outcome.
+
+    Attributes:
+        folder: Checkpoints, log and previews.
+        threads: Of each process.
+        workers: Data processes of each process.
+        preview_every: Seconds between previews.
+        initial: Weights file that a run which starts afresh begins from; None begins at random.
+    """
 
     folder: Path
     threads: int = 1
     workers: int = 0
     preview_every: float = 600.0
+    initial: Path | None = None
 
 
 def train_in_group(group: Group, config: TrainingConfig, options: RunOptions) -> None:
@@ -31,7 +41,8 @@ def train_in_group(group: Group, config: TrainingConfig, options: RunOptions) ->
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(1)
     run = Run(config, options.folder, Cadence(workers=options.workers, observe=options.preview_every), group)
-    run.resume()
+    if not run.resume() and options.initial is not None:
+        run.begin_from(read_state(options.initial))
     if not group.rank:
         parameters = sum(parameter.numel() for parameter in run.network.parameters())
         print(f"{parameters / 1e6:.2f} M parameters; phases {config.phases}; {config.budget}", flush=True)

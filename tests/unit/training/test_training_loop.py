@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from tests.support.tiny_training import OneImage, average_and_train, tiny_config, tiny_run
+from training.__main__ import main
 from training.checkpoint import Ema, ema_weights, read_header
 from training.config import Budget, Phase, TrainingConfig
 from training.loop import learning_rate
 from training.parallel import Group, launch
-from training.session import RunOptions
+from training.session import RunOptions, train_in_group
 
 
 def losses_of(run):
@@ -67,6 +68,19 @@ def test_a_run_without_a_checkpoint_starts_afresh(tmp_path):
     run = tiny_run(tmp_path)
     assert not run.resume()
     assert run.progress.step == 0
+
+
+def test_a_fresh_run_can_begin_from_the_weights_of_another(tmp_path):
+    first = tiny_run(tmp_path / "first", tiny_config(steps=2))
+    first.train()
+    main(["weights", str(first.checkpoint), "--out", str(tmp_path / "tiny.safetensors")])
+    config = tiny_config(steps=1, learning_rate=1e-12)
+    train_in_group(Group(), config, RunOptions(tmp_path / "second", initial=tmp_path / "tiny.safetensors"))
+    second = tiny_run(tmp_path / "second", config)
+    assert second.resume()
+    weights = {name: parameter.detach() for name, parameter in second.network.named_parameters()}
+    for name, parameter in weights.items():
+        assert torch.allclose(parameter, first.ema.state[name].half().float(), atol=1e-6), name
 
 
 def test_the_checkpoint_holds_its_configuration_and_the_averaged_weights(tmp_path):
