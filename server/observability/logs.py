@@ -46,6 +46,7 @@ def configure_logging(log_format: LogFormat = "json", level: str = "INFO", strea
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+        logger.setLevel(logging.NOTSET)  # ours decides, whatever an earlier uvicorn in this process has set
 
 
 class JsonFormatter(logging.Formatter):

@@ -36,7 +36,14 @@ def test_an_interrupted_run_resumes(tmp_path: Path) -> None:
         (tmp_path / "in" / f"{number}.png").write_bytes(png(smooth(20, 30, seed=number)))
     out = tmp_path / "out"
 
-    process = subprocess.Popen(command("--fake-latency-s", "0.3"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("--fake-latency-s", "0.3"),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts its background jobs with SIGINT ignored, and what it starts inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         deadline = time.monotonic() + PATIENCE_S
         while not list(out.glob("*.png")):

@@ -113,6 +113,7 @@ def test_uvicorn_speaks_through_the_same_handler():
     logger = logging.getLogger("uvicorn.error")
     logger.addHandler(logging.StreamHandler(io.StringIO()))
     logger.propagate = False
+    logger.setLevel(logging.ERROR)
     stream = io.StringIO()
     configure_logging("json", "INFO", stream)
     logger.info("Started server process", extra={"color_message": "\x1b[36mStarted"})
