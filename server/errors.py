@@ -5,6 +5,7 @@
     │   ├── MalformedRequestError    the body or its envelope cannot be read (bad JSON, no image part)
     │   ├── EmptyBodyError           an image was expected, zero bytes came
     │   ├── InvalidOptionError       an unknown option, a value outside its set, an impossible combination
+    │   ├── UnauthenticatedError     no API key, or one that is not known
     │   ├── UnknownModelError        no artifact of that name is served
     │   ├── BodyTooLargeError        more bytes than the limit
     │   ├── ImageTooLargeError       more pixels than the limit, read from the header
@@ -12,6 +13,7 @@
     │   └── CorruptImageError        a known format, but truncated or damaged
     ├── CapacityError                the request is fine, the server cannot take it now
     │   ├── OverloadedError          refused at the door: the queue is full
+    │   ├── RateLimitedError         refused at the door: this client has used up its minute
     │   ├── DrainingError            refused at the door: the process is about to exit
     │   └── NotReadyError            refused at the door: models are still warming up, or the device is lost
     ├── DeadlineExceededError        the deadline passed, or cannot be met
@@ -74,6 +76,13 @@ class InvalidOptionError(RequestError):
     title = "An option is unknown or has an impossible value"
 
 
+class UnauthenticatedError(RequestError):
+    """No API key where one is needed, or one that is not known."""
+
+    code = "unauthenticated"
+    title = "A valid API key is needed"
+
+
 class UnknownModelError(RequestError):
     """No artifact of that name is served."""
 
@@ -121,6 +130,13 @@ class OverloadedError(CapacityError):
 
     code = "overloaded"
     title = "The server is at capacity"
+
+
+class RateLimitedError(CapacityError):
+    """Refused at the door: this client has used up its minute."""
+
+    code = "rate-limited"
+    title = "The rate limit of this API key is used up"
 
 
 class DrainingError(CapacityError):

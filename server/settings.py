@@ -31,6 +31,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -133,6 +134,25 @@ class Settings(BaseModel):
         description="Longest time that a request may ask for with timeout_ms; a longer gRPC deadline is cut to it.",
     )
 
+    # Whom it lets in
+    api_keys_file: Path | None = Field(
+        None,
+        description="File with the hashes of the API keys that are let in, one line each, as `birefnet-server key` "
+        "prints them. Without it nobody is asked for a key. Read again every second: a change holds at once, and one "
+        "that cannot be read changes nothing.",
+    )
+    rate_limit_megapixels: NotNegative = Field(
+        0.0,
+        description="Megapixels of images per minute that the account of each API key may send to this process, unless "
+        "its line in the file says otherwise; more are refused with 429 and the exact Retry-After. 0 is no limit.",
+    )
+    open_without_key: tuple[Literal["docs", "metrics", "models", "reflection"], ...] = Field(
+        ("docs",),
+        description="What is answered without a key where keys are asked for, beside probes and gRPC health, which "
+        "always are. docs is the page at /, /docs and /openapi.json; metrics is /metrics; models is /models and "
+        "/version; reflection is gRPC's. In the environment, separate several with commas.",
+    )
+
     # How it answers
     png_level: int = Field(
         1,
@@ -190,7 +210,7 @@ class Settings(BaseModel):
     def max_pixels(self) -> int:
         return round(self.max_megapixels * 1e6)
 
-    @field_validator("model", mode="before")
+    @field_validator("model", "open_without_key", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -215,6 +235,8 @@ class Settings(BaseModel):
             problems.append(f"expected allow_cpu only with device=cuda, found device={self.device}")
         if self.fake_latency_s and self.backend != "fake":
             problems.append(f"expected fake_latency_s only with backend=fake, found backend={self.backend}")
+        if self.rate_limit_megapixels and self.api_keys_file is None:
+            problems.append("expected rate_limit_megapixels only with api_keys_file, found it without")
         if self.backend == "fake" and self.device == "cuda":
             problems.append("expected device=cuda only with backend=ort, found backend=fake")
         if problems:

@@ -3,9 +3,10 @@
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from server.access import Gate
 from server.observability.metrics import Metrics
 from server.pipeline.request import SegmentRequest, SegmentResult
 
@@ -47,6 +48,7 @@ class Service:
         unready_reason: Why no request is taken now; None when they are.
         live: False when only a new process helps.
         models: What `/models` lists, as JSON types.
+        gate: Who is let through.
     """
 
     pipeline: Segmenter
@@ -55,6 +57,7 @@ class Service:
     unready_reason: Callable[[], str | None]
     live: Callable[[], bool]
     models: Callable[[], Sequence[Mapping[str, Any]]]
+    gate: Gate = field(default_factory=Gate)
 
     def count(self, transport: str, outcome: str) -> None:
         """Count one answered request: `ok`, or the public code of its error."""

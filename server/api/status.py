@@ -34,6 +34,7 @@ STATUSES: dict[type[errors.ServerError], Status] = {
     errors.MalformedRequestError: Status(HTTPStatus.BAD_REQUEST, StatusCode.INVALID_ARGUMENT, retryable=False),
     errors.EmptyBodyError: Status(HTTPStatus.BAD_REQUEST, StatusCode.INVALID_ARGUMENT, retryable=False),
     errors.InvalidOptionError: Status(HTTPStatus.UNPROCESSABLE_ENTITY, StatusCode.INVALID_ARGUMENT, retryable=False),
+    errors.UnauthenticatedError: Status(HTTPStatus.UNAUTHORIZED, StatusCode.UNAUTHENTICATED, retryable=False),
     errors.UnknownModelError: Status(HTTPStatus.NOT_FOUND, StatusCode.NOT_FOUND, retryable=False),
     # Never RESOURCE_EXHAUSTED for something too large: clients retry that one, and these stay too large.
     errors.BodyTooLargeError: Status(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, StatusCode.INVALID_ARGUMENT, retryable=False),
@@ -44,6 +45,7 @@ STATUSES: dict[type[errors.ServerError], Status] = {
     errors.CorruptImageError: Status(HTTPStatus.UNPROCESSABLE_ENTITY, StatusCode.INVALID_ARGUMENT, retryable=False),
     errors.CapacityError: Status(HTTPStatus.SERVICE_UNAVAILABLE, StatusCode.UNAVAILABLE, retryable=True),
     errors.OverloadedError: Status(HTTPStatus.TOO_MANY_REQUESTS, StatusCode.RESOURCE_EXHAUSTED, retryable=True),
+    errors.RateLimitedError: Status(HTTPStatus.TOO_MANY_REQUESTS, StatusCode.RESOURCE_EXHAUSTED, retryable=True),
     errors.DrainingError: Status(HTTPStatus.SERVICE_UNAVAILABLE, StatusCode.UNAVAILABLE, retryable=True),
     errors.NotReadyError: Status(HTTPStatus.SERVICE_UNAVAILABLE, StatusCode.UNAVAILABLE, retryable=True),
     errors.DeadlineExceededError: Status(HTTPStatus.GATEWAY_TIMEOUT, StatusCode.DEADLINE_EXCEEDED, retryable=True),

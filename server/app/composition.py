@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from server.access import Gate, KeyRing
 from server.backends.base import Backend
 from server.engine import Engine, EngineLimits
 from server.engine.admission import Admission, AdmissionLimits
@@ -90,6 +91,18 @@ async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
         yield parts.pipeline
     finally:
         await parts.close()
+
+
+def open_gate(settings: Settings) -> Gate:
+    """Who is let through.
+
+    Raises:
+        KeysError: The file of API keys cannot be used.
+    """
+    if settings.api_keys_file is None:
+        return Gate()
+    keys = KeyRing(settings.api_keys_file, settings.rate_limit_megapixels or None)
+    return Gate(keys, frozenset(settings.open_without_key))
 
 
 def served_models(settings: Settings) -> tuple[Model, ...]:

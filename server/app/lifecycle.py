@@ -8,13 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from artifact import ArtifactError
+from server.access import Gate, KeysError
 from server.api.addresses import bind_socket, join_address
 from server.api.rest import HttpServer, create_app
 from server.api.rpc import RpcServer
 from server.api.service import Service, TransportLimits
-from server.app.composition import Parts, compose
+from server.app.composition import Parts, compose, open_gate
+from server.app.watch import Watched, watch
 from server.backends.base import Backend, BackendFault
 from server.engine.warmup import SelfTestFailedError
 from server.errors import DrainingError
@@ -25,9 +28,10 @@ from server.settings import Settings
 _log = logging.getLogger(__name__)
 
 FAILED = 1
-_CANNOT_START = (ModelsError, ArtifactError, BackendFault, SelfTestFailedError, OSError)
+_CANNOT_START = (ModelsError, KeysError, ArtifactError, BackendFault, SelfTestFailedError, OSError)
 _LAST_ANSWERS_S = 1.0  # to be sent in, when the time to drain is over
 _HEALTH_INTERVAL_S = 0.25  # in which gRPC health follows the engine; `/readyz` asks it directly
+_FILES_INTERVAL_S = 1.0  # in which a changed file of keys is noticed; reading it takes well under a millisecond
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -75,6 +79,7 @@ class Process:
         Raises:
             OSError: A port cannot be taken.
             ModelsError: The artifacts cannot be served.
+            KeysError: The file of API keys cannot be used.
         """
         self._started = time.monotonic()
         self._settings = settings
@@ -82,7 +87,8 @@ class Process:
         bound = bind_socket(settings.host, settings.port)
         try:
             self.parts = compose(settings, make_backend)
-            service = _service(self.parts, settings, self.unready_reason)
+            self.gate = open_gate(settings)
+            service = _service(self.parts, settings, self.gate, self.unready_reason)
             self._http = HttpServer(create_app(service), bound)
             self._rpc = RpcServer(service, settings.host, settings.grpc_port)
         except Exception:
@@ -116,6 +122,7 @@ class Process:
         _log.info("listening, warming up", extra=self._addresses())
         stopping = asyncio.create_task(self._stopping.wait())
         starting = asyncio.create_task(self.parts.start())
+        watching = asyncio.create_task(watch(self._watched(), _FILES_INTERVAL_S))
         try:
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -127,11 +134,15 @@ class Process:
             _log.critical("cannot start: %s", error)
             return FAILED
         finally:
-            stopping.cancel()
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
+            for task in (stopping, starting, watching):
+                task.cancel()
+            await asyncio.gather(starting, watching, return_exceptions=True)
             await asyncio.gather(self._http.stop(0), self._rpc.stop(0))
             await self.parts.close()
+
+    def _watched(self) -> "list[Watched[Any]]":
+        """What is made of files that may change."""
+        return [self.gate.keys] if self.gate.keys is not None else []
 
     def _say_ready(self) -> None:
         parts = self.parts
@@ -183,7 +194,7 @@ def _leave_threads_behind(code: int) -> None:
         os._exit(code)
 
 
-def _service(parts: Parts, settings: Settings, unready_reason: Callable[[], str | None]) -> Service:
+def _service(parts: Parts, settings: Settings, gate: Gate, unready_reason: Callable[[], str | None]) -> Service:
     return Service(
         pipeline=parts.pipeline,
         metrics=parts.metrics,
@@ -191,6 +202,7 @@ def _service(parts: Parts, settings: Settings, unready_reason: Callable[[], str 
         unready_reason=unready_reason,
         live=lambda: parts.engine.live,
         models=parts.models.listing,
+        gate=gate,
     )
 
 

@@ -48,6 +48,25 @@ def models_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def key_command(arguments: argparse.Namespace) -> int:
+    """`key`: a new API key, and its line for the file of hashes."""
+    from server.access.keys import KeysError, make_key, write_row
+
+    key = make_key()
+    try:
+        row = write_row(arguments.name, key, arguments.limit)
+    except KeysError:
+        print(
+            "birefnet-server: expected a name of 1 to 64 letters, digits and ._- that begins with a letter or a digit "
+            "and is no key, and a positive limit",
+            file=sys.stderr,
+        )
+        return WRONG_USAGE
+    print(row)
+    print(f"The key of {arguments.name}, which is shown only this once:\n{key}", file=sys.stderr)
+    return 0
+
+
 def settings_command(arguments: argparse.Namespace) -> int:
     """`settings`: what would hold, or the reference page."""
     from server.cli.settings_page import as_toml, reference_page

@@ -60,7 +60,8 @@ def type_text(field: FieldInfo) -> str:
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
     if is_list(field):
-        return "[NAME=]DIR"
+        kind = get_args(kind)[0]
+        return "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else "[NAME=]DIR"
     words: dict[object, str] = {bool: "true|false", int: "NUMBER", float: "NUMBER", Path: "PATH"}
     return words.get(kind, "TEXT")
 
@@ -69,6 +70,8 @@ def default_text(field: FieldInfo) -> str:
     """The default of a setting, for people."""
     if field.default is None or field.default == ():
         return "none" if is_list(field) or _bare(field.annotation) is Path else "by the machine"
+    if is_list(field):
+        return ", ".join(field.default)
     if isinstance(field.default, bool):
         return "true" if field.default else "false"
     return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from server.cli.commands import models_command, segment_command, serve_command, settings_command
+from server.cli.commands import key_command, models_command, segment_command, serve_command, settings_command
 from server.cli.flags import add_setting_flags
 from server.settings import InvalidSettingsError, Settings
 
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_segment(commands)
     _add_models(commands)
+    _add_key(commands)
     _add_settings(commands)
     return parser
 
@@ -144,6 +145,27 @@ def _add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     models.add_argument("--json", action="store_true", help="As JSON, like GET /models.")
     add_setting_flags(models, ("model", "models_dir"))
     models.set_defaults(run=models_command)
+
+
+def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    key = commands.add_parser(
+        "key",
+        allow_abbrev=False,
+        help="Make an API key.",
+        description="Make an API key. Standard output gets the line for the file that api_keys_file names, which holds "
+        "the key's hash alone: append it with >>. The key itself goes to standard error, this once.",
+        epilog="To replace a key, append a second line of the same name, hand out its key, then delete the first line: "
+        "the server reads the file again by itself, and both count for one rate limit.",
+    )
+    key.add_argument("name", metavar="NAME", help="Of the account: shown in the log. Keys of one name share its limit.")
+    key.add_argument(
+        "--limit",
+        type=float,
+        default=None,
+        metavar="MEGAPIXELS",
+        help="Per minute, instead of rate_limit_megapixels.",
+    )
+    key.set_defaults(run=key_command)
 
 
 def _add_settings(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -10,11 +10,19 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from server.access import Account
 from server.engine.batching import Priority
-from server.errors import DeadlineExceededError, DrainingError, NotReadyError, OverloadedError, ServerError
+from server.errors import (
+    DeadlineExceededError,
+    DrainingError,
+    NotReadyError,
+    OverloadedError,
+    RateLimitedError,
+    ServerError,
+)
 from server.observability.metrics import Metrics
 
 _MEMORY_S = 30.0  # of busy time after which an observation counts for a third
@@ -149,7 +157,11 @@ class Admission:
 
     @contextmanager
     def enter(
-        self, megapixels: float, priority: Priority = Priority.NORMAL, deadline: float | None = None
+        self,
+        megapixels: float,
+        priority: Priority = Priority.NORMAL,
+        deadline: float | None = None,
+        account: Account | None = None,
     ) -> Iterator[None]:
         """Be inside while the context is open.
 
@@ -157,10 +169,13 @@ class Admission:
             megapixels: Size of the image, from its header.
             priority: As of the item that will come of it.
             deadline: Monotonic seconds, absolute; None where there is none.
+            account: Whose rate limit pays for it, once it is inside; None where there is none.
 
         Raises:
             DrainingError: The process is about to exit.
             NotReadyError: The engine takes nothing.
+            UnauthenticatedError: The account was withdrawn.
+            RateLimitedError: The account has used up its minute.
             OverloadedError: Too much is inside; `retry_after_s` says when to come back.
             DeadlineExceededError: What is ahead in the queue takes longer than the deadline allows.
             ServerError: `evict` was called with it.
@@ -168,14 +183,20 @@ class Admission:
         now = self._clock()
         place = _Place(megapixels, priority, math.inf if deadline is None else deadline, _current_task())
         self._check_open()
+        self._check_allowance(account, megapixels)
         self._check_room(megapixels, now)
         self._check_deadline(place, now)
+        with account.spend(megapixels) if account is not None else nullcontext(), self._inside_as(place, now):
+            yield
+
+    @contextmanager
+    def _inside_as(self, place: _Place, now: float) -> Iterator[None]:
         if not self._inside:
             self.rate.begin(now)
         self._inside.add(place)
         try:
             yield
-            self.rate.finish(megapixels, self._clock())  # only answers show what the server can do
+            self.rate.finish(place.megapixels, self._clock())  # only answers show what the server can do
         except asyncio.CancelledError:
             # As in `asyncio.timeout`: a cancellation by someone else as well goes first.
             if self._evicted is None or place.task is None or place.task.uncancel() > 0:
@@ -215,6 +236,14 @@ class Admission:
         reason = self._unready_reason()
         if reason is not None:
             self._refuse("not_ready", NotReadyError(reason, retry_after_s=_NOT_READY_RETRY_S))
+
+    def _check_allowance(self, account: Account | None, megapixels: float) -> None:
+        # Before the room: who is over its limit takes no place in the line of those who wait for room.
+        if account is not None:
+            try:
+                account.check(megapixels)
+            except RateLimitedError as error:
+                self._refuse("rate_limit", error)
 
     def _check_room(self, megapixels: float, now: float) -> None:
         limits = self.limits

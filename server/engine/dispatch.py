@@ -265,7 +265,11 @@ class Dispatcher:
             "batch failed: %s",
             error,
             exc_info=error,
-            extra={"model": flight.artifact_id, "batch_size": len(flight.sent)},
+            extra={
+                "model": flight.artifact_id,
+                "batch_size": len(flight.sent),
+                "requests": [member.value.item.request_id for member in flight.sent],
+            },
         )
         if isinstance(error, BackendFault) and error.fatal:
             self.lose(str(error), flight.sent)

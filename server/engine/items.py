@@ -20,6 +20,7 @@ class Item:
         bucket: Items of one artifact whose arrays have equal shapes have equal buckets; only they share a batch.
         priority: Which of the waiting go first.
         deadline: Monotonic seconds, absolute; None where there is none.
+        request_id: Names it in the log when its batch fails.
     """
 
     artifact_id: str
@@ -27,6 +28,7 @@ class Item:
     bucket: Hashable = None
     priority: Priority = Priority.NORMAL
     deadline: float | None = None
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

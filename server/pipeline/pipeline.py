@@ -77,7 +77,7 @@ class Pipeline:
             InferenceError: The device failed.
         """
         arrived = self._clock()
-        options, image = request.options, request.image
+        options, image, account, request_id = request.options, request.image, request.account, request.request_id
         del request
         check_combination(options.output, options.format)
         model = self.models.find(options.model)
@@ -89,8 +89,8 @@ class Pipeline:
         except TimeoutError as error:
             raise DeadlineExceededError("the deadline passed before the header of the image was read") from error
         check_size(header.size, options.format)
-        with self._admission.enter(header.megapixels, options.priority, deadline):
-            call = _Call(options, model, header, deadline, image)
+        with self._admission.enter(header.megapixels, options.priority, deadline, account):
+            call = _Call(options, model, header, deadline, request_id, image)
             del image
             return await self._serve(call)
 
@@ -138,6 +138,7 @@ class Pipeline:
             bucket=manifest.input_size,
             priority=call.options.priority,
             deadline=call.deadline,
+            request_id=call.request_id,
         )
         outcome = await self._engine.submit(item)
         call.spend("queue", outcome.queue_s)
@@ -153,6 +154,7 @@ class _Call:
     model: Model
     header: ImageHeader
     deadline: float
+    request_id: str
     image: bytes | None = field(repr=False)
     stage_s: dict[str, float] = field(default_factory=dict)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from server.access import Account
 from server.engine.batching import Priority
 
 
@@ -46,11 +47,19 @@ class SegmentOptions:
 
 @dataclass(frozen=True, slots=True)
 class SegmentRequest:
-    """One image and how to answer it. `image` is the encoded file as uploaded."""
+    """One image and how to answer it.
+
+    Attributes:
+        image: The encoded file as uploaded.
+        options: How it is to be answered.
+        request_id: Names it in the log where a batch of several requests is spoken of.
+        account: Whose rate limit it counts for; None where there is none.
+    """
 
     image: bytes = field(repr=False)
     options: SegmentOptions = SegmentOptions()
     request_id: str = ""
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,9 @@ VALUES = {
     "max_upload_mib": ("0.5", 0.5),
     "timeout_s": ("20", 20.0),
     "max_timeout_s": ("301", 301.0),
+    "api_keys_file": ("/keys", Path("/keys")),
+    "rate_limit_megapixels": ("500", 500.0),
+    "open_without_key": ("metrics, docs", ("metrics", "docs")),
     "png_level": ("6", 6),
     "jpeg_quality": ("80", 80),
     "webp_quality": ("70", 70),
@@ -43,7 +46,11 @@ VALUES = {
     "log_format": ("json", "json"),
     "fake_latency_s": ("0.1", 0.1),
 }
-NEEDS = {"allow_cpu": {"device": "cuda"}, "fake_latency_s": {"backend": "fake"}}
+NEEDS = {
+    "allow_cpu": {"device": "cuda"},
+    "fake_latency_s": {"backend": "fake"},
+    "rate_limit_megapixels": {"api_keys_file": "/keys"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -215,6 +222,7 @@ def test_all_wrong_values_are_told_at_once(monkeypatch):
         ({"timeout_s": 700}, r"expected timeout_s ≤ max_timeout_s, found 700 > 600"),
         ({"max_megapixels_inside": 10}, r"expected max_megapixels ≤ max_megapixels_inside, found 50 > 10"),
         ({"port": 8001}, r"expected two different ports, found port = grpc_port = 8001"),
+        ({"rate_limit_megapixels": 5}, r"expected rate_limit_megapixels only with api_keys_file"),
         ({"allow_cpu": True}, r"expected allow_cpu only with device=cuda, found device=auto"),
         ({"fake_latency_s": 1}, r"expected fake_latency_s only with backend=fake, found backend=ort"),
         ({"backend": "fake", "device": "cuda"}, r"expected device=cuda only with backend=ort, found backend=fake"),

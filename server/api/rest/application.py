@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from server.api.rest import schemas
 from server.api.rest.boundary import SEGMENT_PATH, RequestBoundary
+from server.api.rest.gatekeeper import Gatekeeper
 from server.api.rest.problems import install_problem_handlers
 from server.api.rest.segment import segment
 from server.api.service import Service
@@ -36,7 +37,9 @@ def create_app(service: Service) -> ASGIApp:
     _add_probes(app, service)
     _add_descriptions(app, service)
     _add_page(app)
-    return RequestBoundary(app, service)
+    if service.gate.keys is not None:
+        schemas.describe_keys(app.openapi())
+    return RequestBoundary(Gatekeeper(app, service.gate), service)
 
 
 def _add_segment(app: FastAPI, service: Service) -> None:

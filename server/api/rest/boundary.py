@@ -2,12 +2,13 @@
 
 import logging
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.access import Account
 from server.api.service import Service, choose_request_id
 from server.observability.logs import request_id
 
@@ -35,7 +36,9 @@ class RequestBoundary:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = exchange.id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = exchange.id
+                headers.update(exchange.rate_limit_headers())
                 exchange.note(int(message["status"]))
             await send(message)
 
@@ -58,6 +61,16 @@ class _Exchange:
         self._noted = False
         scope.setdefault("state", {})["outcome"] = "ok"
 
+    @property
+    def _account(self) -> Account | None:
+        account: Account | None = self._scope["state"].get("account")
+        return account
+
+    def rate_limit_headers(self) -> Mapping[str, str]:
+        """What the client has left after this request; none without a limit."""
+        allowance = self._account.allowance if self._account is not None else None
+        return allowance.as_headers() if allowance is not None else {}
+
     def note(self, status: int) -> None:
         """Count and log, before the answer leaves: who has it may rely on the count."""
         if self._noted:
@@ -78,5 +91,6 @@ class _Exchange:
                 "status": status,
                 "outcome": outcome,
                 "duration_s": round(time.monotonic() - self._started, 4),
+                **({"account": self._account.name} if self._account is not None else {}),
             },
         )

@@ -12,8 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from server.access.gate import CHALLENGE
 from server.api.status import status_of
-from server.errors import InvalidOptionError, ServerError
+from server.errors import InvalidOptionError, ServerError, UnauthenticatedError
 from server.observability.logs import request_id
 
 MEDIA_TYPE = "application/problem+json"
@@ -28,7 +29,7 @@ class ProblemResponse(JSONResponse):
 
 def install_problem_handlers(app: FastAPI) -> None:
     """Answer every error of an application by a problem document."""
-    app.add_exception_handler(ServerError, _answer_server_error)
+    app.add_exception_handler(ServerError, answer_server_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     # The framework raises it again after this answer, so uvicorn logs the trace, under the request's id.
@@ -85,12 +86,13 @@ class _Problem:
         return ProblemResponse(body, self.status, headers=sent)
 
 
-def _answer_server_error(request: Request, error: Exception) -> ProblemResponse:
+def answer_server_error(request: Request, error: Exception) -> ProblemResponse:
+    """The problem document of a `ServerError`."""
     if not isinstance(error, ServerError):
         raise TypeError(f"This is a bug: expected a ServerError, found {type(error).__name__}")
     status = status_of(error)
     problem = _Problem(status.http, error.code, error.title, error.detail, status.retryable, error.retry_after_s)
-    return problem.as_response(request)
+    return problem.as_response(request, CHALLENGE if isinstance(error, UnauthenticatedError) else None)
 
 
 def _answer_http_exception(request: Request, error: Exception) -> ProblemResponse:
@@ -105,7 +107,7 @@ def _answer_http_exception(request: Request, error: Exception) -> ProblemRespons
 
 
 def _answer_validation_error(request: Request, error: Exception) -> ProblemResponse:
-    return _answer_server_error(request, InvalidOptionError(str(error)))
+    return answer_server_error(request, InvalidOptionError(str(error)))
 
 
 def _answer_bug(request: Request, error: Exception) -> ProblemResponse:

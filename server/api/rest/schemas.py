@@ -84,6 +84,9 @@ def segment_responses() -> dict[int | str, dict[str, Any]]:
         "X-Model": "Name of the model that made the answer.",
         "X-Batch-Size": "How many images shared the device with this one.",
         "Server-Timing": "Milliseconds in decode, queue, infer, encode.",
+        "X-RateLimit-Limit": "Megapixels per minute of this API key's account; absent without a limit.",
+        "X-RateLimit-Remaining": "Megapixels that are left now.",
+        "X-RateLimit-Reset": "Seconds until all of them are there again.",
     }
     answer = {
         "description": "The encoded answer, of the size of the upload after EXIF orientation.",
@@ -96,6 +99,17 @@ def segment_responses() -> dict[int | str, dict[str, Any]]:
 def probe_problem(description: str) -> dict[int | str, dict[str, Any]]:
     """The 503 of a probe."""
     return {503: {"description": description, "content": {MEDIA_TYPE: {"schema": problem_schema()}}}}
+
+
+def describe_keys(document: dict[str, Any]) -> None:
+    """Say in an OpenAPI document that a key is asked for; the page at `/docs` then lets one be entered."""
+    document["components"] = document.get("components", {}) | {
+        "securitySchemes": {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+        }
+    }
+    document["security"] = [{"bearer": []}, {"key": []}]
 
 
 def _problems() -> Mapping[int | str, dict[str, Any]]:

@@ -36,7 +36,7 @@ async def _read(request: Request, service: Service) -> SegmentRequest:
         request.state.close_connection = True  # its rest may never come
         raise DeadlineExceededError(f"the body did not arrive within {limits.max_timeout_s:g} s") from error
     options = parse_options(upload.options, accept=headers.get("accept", ""), max_timeout_s=limits.max_timeout_s)
-    return SegmentRequest(upload.image, options, request_id.get())
+    return SegmentRequest(upload.image, options, request_id.get(), getattr(request.state, "account", None))
 
 
 def _respond(result: SegmentResult) -> Response:

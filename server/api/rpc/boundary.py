@@ -2,15 +2,18 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
+from server.access import Account
+from server.access.gate import Area
 from server.api.rpc.messages import error_metadata, valid_text
 from server.api.service import Service, choose_request_id
 from server.api.status import status_of
-from server.errors import CancelledByClientError, DeadlineExceededError, ServerError
+from server.errors import CancelledByClientError, DeadlineExceededError, ServerError, UnauthenticatedError
 from server.observability.logs import request_id
 
 _log = logging.getLogger(__name__)
@@ -19,7 +22,11 @@ T = TypeVar("T")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # generic in the stubs only
 
+account: ContextVar[Account | None] = ContextVar("account", default=None)
+"""Of the call that is being answered."""
+
 _ID_KEY = "x-request-id"
+_AREAS: dict[str, Area] = {"grpc.health.v1.Health": "probes", "grpc.reflection.v1alpha.ServerReflection": "reflection"}
 
 
 async def guarded(work: Awaitable[T]) -> T:
@@ -39,7 +46,7 @@ async def guarded(work: Awaitable[T]) -> T:
 
 
 class Boundary(grpc.aio.ServerInterceptor):
-    """Wraps the calls of one service; health and reflection pass through."""
+    """Asks every call for a key where one is needed, and wraps the calls of one service."""
 
     def __init__(self, service_name: str, service: Service) -> None:
         self._prefix = f"/{service_name}/"
@@ -51,17 +58,34 @@ class Boundary(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
         handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
         method = handler_call_details.method
-        if handler is None or not method.startswith(self._prefix):
+        try:
+            caller = self._service.gate.admit(_area(method), _headers(handler_call_details.invocation_metadata))
+        except UnauthenticatedError as error:
+            return self._refusal(method, error)
+        if not method.startswith(self._prefix):
             return handler
         unary = not handler.response_streaming
         behaviour = handler.unary_unary if unary else handler.stream_stream
 
         async def surrounded(request: Any, context: Context) -> Any:  # noqa: ANN401 - a message, or an iterator of them
+            account.set(caller)
             return await self._surround(method, behaviour, request, context)
 
         make = grpc.unary_unary_rpc_method_handler if unary else grpc.stream_stream_rpc_method_handler
         return make(surrounded, handler.request_deserializer, handler.response_serializer)
+
+    def _refusal(self, method: str, error: ServerError) -> Handler:
+        # Of the kind whose behaviour begins before a message is there, whatever the method is: nothing is read.
+        async def fail(request: Any, context: Context) -> None:  # noqa: ANN401
+            raise error
+
+        async def refuse(request: Any, context: Context) -> None:  # noqa: ANN401
+            await self._surround(method, fail, request, context)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
     async def _surround(self, method: str, behaviour: Any, request: Any, context: Context) -> Any:  # noqa: ANN401
         offered = {key: value for key, value in context.invocation_metadata() or () if key == _ID_KEY}.get(_ID_KEY)
@@ -82,21 +106,42 @@ class Boundary(grpc.aio.ServerInterceptor):
             self._note(method, outcome, time.monotonic() - started)
         if failure is not None:
             await self._abort(context, failure, call_id)
+        context.set_trailing_metadata(tuple(_allowance().items()))
         return answer
 
     def _note(self, method: str, outcome: str, duration_s: float) -> None:
         """Count and log, before the answer leaves: who has it may rely on the count."""
-        if not method.endswith("Stream"):  # the images of a stream are counted one by one, where they are answered
+        # The images of a stream are counted one by one, where they are answered; a refused stream has none.
+        refused = outcome == UnauthenticatedError.code
+        if method.startswith(self._prefix) and (refused or not method.endswith("Stream")):
             self._service.count("grpc", outcome)
+        caller = account.get()
         fields = {"transport": "grpc", "method": method, "outcome": outcome, "duration_s": round(duration_s, 4)}
-        _log.info("request answered", extra=fields)
+        _log.info("request answered", extra=fields | ({"account": caller.name} if caller is not None else {}))
 
     @staticmethod
     async def _abort(context: Context, error: ServerError, call_id: str) -> None:
-        metadata = (*error_metadata(error).items(), (_ID_KEY, call_id))
+        metadata = (*error_metadata(error).items(), *_allowance().items(), (_ID_KEY, call_id))
         await context.abort(status_of(error).grpc, valid_text(error.detail), metadata)
 
 
 def _is_past_deadline(context: Context) -> bool:
     remaining = context.time_remaining()
     return remaining is not None and remaining <= 0
+
+
+def _area(method: str) -> Area:
+    """What a method belongs to; every service that is not known here needs a key."""
+    return _AREAS.get(method.removeprefix("/").partition("/")[0], "service")
+
+
+def _headers(metadata: Any) -> Iterator[tuple[str, bytes]]:  # noqa: ANN401 - pairs of str and str or bytes, or None
+    for key, value in metadata or ():
+        yield key, value if isinstance(value, bytes) else value.encode()
+
+
+def _allowance() -> Mapping[str, str]:
+    """What the caller has left, as trailing metadata."""
+    caller = account.get()
+    allowance = caller.allowance if caller is not None else None
+    return allowance.as_headers() if allowance is not None else {}

@@ -6,22 +6,27 @@ from dataclasses import replace
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from protos.matting.v1 import matting_pb2 as pb
+from server.access import Account
+from server.access.gate import CHALLENGE
 from server.api.service import TransportLimits
 from server.api.status import status_of
-from server.errors import BodyTooLargeError, EmptyBodyError, InvalidOptionError, ServerError
+from server.errors import BodyTooLargeError, EmptyBodyError, InvalidOptionError, ServerError, UnauthenticatedError
 from server.pipeline.options import parse_options
 from server.pipeline.request import SegmentOptions, SegmentRequest, SegmentResult
 
 _ENUMS = {"output": pb.Output, "format": pb.Format, "priority": pb.Priority}
 
 
-def read_request(message: pb.SegmentRequest, request_id: str, limits: TransportLimits) -> SegmentRequest:
+def read_request(
+    message: pb.SegmentRequest, request_id: str, limits: TransportLimits, account: Account | None = None
+) -> SegmentRequest:
     """Check a message and turn it into a request.
 
     Args:
         message: As it came.
         request_id: For the logs.
         limits: Of the image and of the options.
+        account: Whose rate limit it counts for.
 
     Raises:
         EmptyBodyError: It has no image.
@@ -33,7 +38,7 @@ def read_request(message: pb.SegmentRequest, request_id: str, limits: TransportL
         raise EmptyBodyError("expected an encoded image in `image`, found 0 bytes")
     if len(image) > limits.max_upload_bytes:
         raise BodyTooLargeError(f"expected at most {limits.max_upload_bytes} bytes, found {len(image)}")
-    return SegmentRequest(image, _read_options(message.options, limits.max_timeout_s), request_id)
+    return SegmentRequest(image, _read_options(message.options, limits.max_timeout_s), request_id, account)
 
 
 def cut_to_deadline(request: SegmentRequest, remaining_s: float | None) -> SegmentRequest:
@@ -79,6 +84,8 @@ def error_metadata(error: ServerError) -> dict[str, str]:
     found = {"x-error-code": error.code}
     if error.retry_after_s is not None:
         found["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, UnauthenticatedError):
+        found |= CHALLENGE
     return found
 
 

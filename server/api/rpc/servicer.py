@@ -8,7 +8,7 @@ import grpc
 
 from protos.matting.v1 import matting_pb2 as pb
 from protos.matting.v1 import matting_pb2_grpc
-from server.api.rpc.boundary import guarded
+from server.api.rpc.boundary import account, guarded
 from server.api.rpc.messages import cut_to_deadline, read_request, write_answer, write_error
 from server.api.service import Service
 from server.errors import DrainingError, ServerError
@@ -83,7 +83,7 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
         return pb.SegmentStreamResponse(id=message_id, answer=write_answer(result, message_id))
 
     async def _segment(self, message: pb.SegmentRequest, context: Context) -> SegmentResult:
-        request = read_request(message, request_id.get(), self._service.limits)
+        request = read_request(message, request_id.get(), self._service.limits, account.get())
         # The stubs deny it, but a call without a deadline has no remaining time.
         remaining_s = cast("float | None", context.time_remaining())
         return await self._service.pipeline.segment(cut_to_deadline(request, remaining_s))

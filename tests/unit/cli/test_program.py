@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from server.access import KeyRing
 from server.cli import main
 from server.settings import Settings, flag
 from tests.support.backends import tiny_onnx_artifact
@@ -221,3 +222,23 @@ def test_the_models_of_the_fake_backend_are_its_own(capsys, monkeypatch):
     monkeypatch.setenv("BIREFNET_BACKEND", "fake")
     assert main(["models"]) == 0
     assert capsys.readouterr().out.startswith("fake (default)")
+
+
+def test_a_new_key_is_shown_once_and_its_line_opens_the_server(tmp_path, capsys):
+    assert main(["key", "shop", "--limit", "500"]) == 0
+    out, err = capsys.readouterr()
+    key = err.splitlines()[-1]
+    path = tmp_path / "keys"
+    path.write_text(out)
+    account = KeyRing(path).find(key.encode())
+    assert account is not None
+    assert (account.name, account.allowance and account.allowance.limit) == ("shop", 500)
+    assert key not in out
+
+
+@pytest.mark.parametrize("arguments", [["a b"], ["shop", "--limit", "0"], ["shop", "--limit", "nan"]])
+def test_a_key_that_the_file_could_not_hold_is_wrong_usage(arguments, capsys):
+    assert main(["key", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "expected a name of 1 to 64 letters" in err

@@ -230,9 +230,9 @@ async def test_the_deadline_is_the_clients_within_the_servers(asked, most, expec
         seen = []
         enter = server.admission.enter
 
-        def spy(megapixels, priority, deadline):
+        def spy(megapixels, priority, deadline, account):
             seen.append((megapixels, priority, deadline - server.pipeline._clock()))
-            return enter(megapixels, priority, deadline)
+            return enter(megapixels, priority, deadline, account)
 
         monkeypatch.setattr(server.admission, "enter", spy)
         await server.segment(png(smooth(100, 200)), timeout_s=asked, priority=Priority.HIGH)

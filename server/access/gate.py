@@ -1,0 +1,63 @@
+"""What needs a key, and how a client shows one; the same over both transports."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from server.access.accounts import Account
+from server.access.keyring import KeyRing
+from server.errors import UnauthenticatedError
+
+Area = Literal["probes", "docs", "metrics", "models", "reflection", "service"]
+"""Parts of both interfaces, as far as access is concerned. `probes` never need a key, `service` always does."""
+
+AUTHORIZATION, API_KEY = "authorization", "x-api-key"
+CHALLENGE = {"www-authenticate": 'Bearer realm="birefnet-server"'}
+"""Goes with every refusal for want of a key, as header and as metadata."""
+
+_HOW = "send it as `Authorization: Bearer KEY` or as `X-Api-Key: KEY`"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Lets requests through by their keys.
+
+    Attributes:
+        keys: That open it; None where none are asked for.
+        open_areas: That need no key.
+    """
+
+    keys: KeyRing | None = None
+    open_areas: frozenset[str] = frozenset()
+
+    def admit(self, area: Area, headers: Iterable[tuple[str, bytes]]) -> Account | None:
+        """The account of a request; None where no key is asked for.
+
+        Args:
+            area: What is asked for.
+            headers: Of the request; names in lower case.
+
+        Raises:
+            UnauthenticatedError: There is no key, there are several different ones, or it is not known.
+        """
+        if self.keys is None or area == "probes" or area in self.open_areas:
+            return None
+        offered = set(_offered(headers))
+        if not offered:
+            raise UnauthenticatedError(f"expected an API key, found none; {_HOW}")
+        if len(offered) > 1:
+            raise UnauthenticatedError(f"expected one API key, found {len(offered)} different ones; {_HOW}")
+        account = self.keys.find(offered.pop())
+        if account is None:
+            raise UnauthenticatedError("expected an API key that is known here, found one that is not")
+        return account
+
+
+def _offered(headers: Iterable[tuple[str, bytes]]) -> Iterable[bytes]:
+    for name, value in headers:
+        if name == API_KEY:
+            yield value.strip()
+        elif name == AUTHORIZATION:
+            scheme, _, key = value.strip().partition(b" ")
+            if scheme.lower() == b"bearer":  # others, such as Basic, are for a proxy in front
+                yield key.strip()

@@ -1,0 +1,42 @@
+"""The layer that asks for API keys, before anything of a request's body is read."""
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.access import Gate
+from server.access.gate import Area
+from server.api.rest.problems import answer_server_error
+from server.errors import UnauthenticatedError
+
+_AREAS: dict[str, Area] = {
+    "/livez": "probes",
+    "/readyz": "probes",
+    "/": "docs",
+    "/docs": "docs",
+    "/openapi.json": "docs",
+    "/metrics": "metrics",
+    "/models": "models",
+    "/version": "models",
+}
+"""By exact path; every other one, also one that does not exist, needs a key."""
+
+
+class Gatekeeper:
+    """ASGI layer between the boundary and the application. Sets `state.account`."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = ((name.decode("latin-1"), value) for name, value in scope["headers"])
+        try:
+            account = self._gate.admit(_AREAS.get(scope["path"], "service"), headers)
+        except UnauthenticatedError as error:
+            await answer_server_error(Request(scope), error)(scope, receive, send)
+            return
+        scope.setdefault("state", {})["account"] = account
+        await self._app(scope, receive, send)
