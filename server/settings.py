@@ -176,6 +176,28 @@ class Settings(BaseModel):
         "then differs from the published preprocessing by less than one level in 255, and by a dozen at most.",
     )
 
+    # How long connections last
+    keep_alive_s: Count = Field(
+        75,
+        description="Seconds until an idle HTTP connection is closed. Keep it above the idle timeout of the proxy in "
+        "front, often 60: if the server closes first, a request that is on its way at that moment is lost.",
+    )
+    grpc_max_connection_age_s: Seconds = Field(
+        0.0,
+        description="Seconds after which a gRPC client is asked to connect anew, ±10 % at random; calls that have "
+        "begun go on. Clients behind a headless Service then find new replicas: 300 suits Kubernetes. 0 is never.",
+    )
+    grpc_connection_grace_s: PositiveSeconds = Field(
+        600.0,
+        description="With grpc_max_connection_age_s: seconds that calls on an aged connection have to end, before they "
+        "are cancelled. Keep it above max_timeout_s, and above the length of streams.",
+    )
+    grpc_stream_window: Count = Field(
+        16,
+        description="Images of one gRPC stream that are worked on at once; the next is read when one is answered. "
+        "Higher values fill large batches from a single stream, and keep more uploads in memory.",
+    )
+
     # How it stops
     drain_delay_s: Seconds = Field(
         0.0,

@@ -14,7 +14,7 @@ from artifact import ArtifactError
 from server.access import Gate, KeysError
 from server.api.addresses import bind_socket, join_address
 from server.api.rest import HttpServer, create_app
-from server.api.rpc import RpcServer
+from server.api.rpc import RpcOptions, RpcServer
 from server.api.service import Service, TransportLimits
 from server.app.composition import Parts, compose, open_gate
 from server.app.watch import Watched, watch
@@ -39,6 +39,7 @@ def run(settings: Settings) -> int:
     """Serve until a signal comes; the exit code of the process."""
     configure_logging(settings.log_format, settings.log_level)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every broken upload, which we answer
+    logging.getLogger("PIL").setLevel(logging.INFO)  # below that it writes the metadata of uploads
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(serve(settings))
     _leave_threads_behind(code)
@@ -89,8 +90,8 @@ class Process:
             self.parts = compose(settings, make_backend)
             self.gate = open_gate(settings)
             service = _service(self.parts, settings, self.gate, self.unready_reason)
-            self._http = HttpServer(create_app(service), bound)
-            self._rpc = RpcServer(service, settings.host, settings.grpc_port)
+            self._http = HttpServer(create_app(service), bound, settings.keep_alive_s)
+            self._rpc = RpcServer(service, _rpc_options(settings))
         except Exception:
             bound.close()
             raise
@@ -198,11 +199,20 @@ def _service(parts: Parts, settings: Settings, gate: Gate, unready_reason: Calla
     return Service(
         pipeline=parts.pipeline,
         metrics=parts.metrics,
-        limits=TransportLimits(settings.max_upload_bytes, settings.max_timeout_s),
+        limits=TransportLimits(settings.max_upload_bytes, settings.max_timeout_s, settings.grpc_stream_window),
         unready_reason=unready_reason,
         live=lambda: parts.engine.live,
         models=parts.models.listing,
         gate=gate,
+    )
+
+
+def _rpc_options(settings: Settings) -> RpcOptions:
+    return RpcOptions(
+        settings.host,
+        settings.grpc_port,
+        settings.grpc_max_connection_age_s or None,
+        settings.grpc_connection_grace_s,
     )
 
 

@@ -7,6 +7,7 @@ their number.
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -16,6 +17,8 @@ from typing import Literal, TextIO
 LogFormat = Literal["json", "text"]
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 # What every record has anyway: the rest of its attributes came from `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -71,8 +74,8 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
         line = f"{_instant(record)} {record.levelname:<7} {record.name}: {record.getMessage()} {fields}".rstrip()
-        # Text from outside must not forge a second line.
-        line = line.replace("\r", "\\r").replace("\n", "\\n")
+        # Text from outside must not forge a second line, nor command the terminal that shows it.
+        line = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), line)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

@@ -13,7 +13,7 @@ from protos.matting.v1 import matting_pb2 as pb
 from protos.matting.v1 import matting_pb2_grpc
 from server import errors
 from server.api.rest import create_app
-from server.api.rpc import RpcServer
+from server.api.rpc import RpcOptions, RpcServer
 from server.api.service import Service, TransportLimits
 from server.errors import ServerError
 from server.observability.metrics import Metrics
@@ -70,7 +70,7 @@ async def post_to(service: Service) -> httpx.Response:
 
 
 async def call_to(service: Service) -> grpc.aio.AioRpcError:
-    server = RpcServer(service, "127.0.0.1", 0)
+    server = RpcServer(service, RpcOptions("127.0.0.1", 0))
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

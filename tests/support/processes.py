@@ -36,10 +36,10 @@ class LiveServer:
     _lines: "queue.SimpleQueue[str | None]" = field(default_factory=queue.SimpleQueue)
 
     def wait_for(self, message: str) -> Mapping[str, Any]:
-        """The first record that was logged with this message, waiting for it if need be."""
+        """The first record whose message begins like this, waiting for it if need be."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            found = next((record for record in self.records if record["message"] == message), None)
+            found = next((record for record in self.records if record["message"].startswith(message)), None)
             if found is not None:
                 return found
             line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))

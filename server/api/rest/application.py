@@ -21,7 +21,8 @@ from server.observability.metrics import package_version
 _DESCRIPTION = "Removes image backgrounds with BiRefNet: an image in, an alpha matte, a cutout or a composite out."
 
 _PAGE_POLICY = (
-    "default-src 'none'; img-src blob:; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    "default-src 'none'; img-src blob:; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 
 

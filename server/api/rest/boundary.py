@@ -16,6 +16,8 @@ _log = logging.getLogger(__name__)
 
 SEGMENT_PATH = "/segment"
 _HEADER = "x-request-id"
+# Browsers must not guess types, nor caches keep what belongs to one client.
+_HYGIENE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 _QUIET = ("/livez", "/readyz", "/metrics")  # asked every few seconds, by machines
 
 
@@ -39,6 +41,8 @@ class RequestBoundary:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = exchange.id
                 headers.update(exchange.rate_limit_headers())
+                for name, value in _HYGIENE.items():
+                    headers.setdefault(name, value)
                 exchange.note(int(message["status"]))
             await send(message)
 

@@ -65,8 +65,7 @@ class _Problem:
     retryable: bool = False
     retry_after_s: int | None = None
 
-    def as_response(self, request: Request, headers: Mapping[str, str] | None = None) -> ProblemResponse:
-        request.state.outcome = self.code
+    def as_json(self, answered_id: str) -> dict[str, Any]:
         body = {
             "type": _TYPE + self.code,
             "title": self.title,
@@ -75,15 +74,23 @@ class _Problem:
             "detail": self.detail.encode("utf-8", "backslashreplace").decode(),
             "code": self.code,
             "retryable": self.retryable,
-            "request_id": request_id.get(),
+            "request_id": answered_id,
         }
+        return body if self.retry_after_s is None else {**body, "retry_after_s": self.retry_after_s}
+
+    def as_response(self, request: Request, headers: Mapping[str, str] | None = None) -> ProblemResponse:
+        request.state.outcome = self.code
         sent = dict(headers or {})
         if getattr(request.state, "close_connection", False):
             sent["Connection"] = "close"
         if self.retry_after_s is not None:
-            body["retry_after_s"] = self.retry_after_s
             sent["Retry-After"] = str(self.retry_after_s)
-        return ProblemResponse(body, self.status, headers=sent)
+        return ProblemResponse(self.as_json(request_id.get()), self.status, headers=sent)
+
+
+def render_problem(status: HTTPStatus, detail: str, answered_id: str) -> bytes:
+    """A problem document of what never became a request of the application's."""
+    return ProblemResponse(_http_problem(status, detail).as_json(answered_id)).body  # type: ignore[return-value]
 
 
 def answer_server_error(request: Request, error: Exception) -> ProblemResponse:
@@ -102,8 +109,11 @@ def _answer_http_exception(request: Request, error: Exception) -> ProblemRespons
     detail = str(error.detail)
     if detail == phrase:
         detail = f"{phrase}: {request.method} {request.url.path[:200]}; the interface is described at /docs"
-    code = re.sub(r"[^a-z]+", "-", phrase.lower())
-    return _Problem(error.status_code, code, phrase, detail).as_response(request, error.headers)
+    return _http_problem(HTTPStatus(error.status_code), detail).as_response(request, error.headers)
+
+
+def _http_problem(status: HTTPStatus, detail: str) -> _Problem:
+    return _Problem(status, re.sub(r"[^a-z]+", "-", status.phrase.lower()), status.phrase, detail)
 
 
 def _answer_validation_error(request: Request, error: Exception) -> ProblemResponse:

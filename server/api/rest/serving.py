@@ -9,16 +9,23 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-_KEEP_ALIVE_S = 75  # longer than the 60 s of usual proxies: the side that closes first must not be the server
+from server.api.rest.protocol import BoundedProtocol
 
 
 class HttpServer:
     """One HTTP server on a socket that is bound already."""
 
-    def __init__(self, app: ASGIApp, bound: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, bound: socket.socket, keep_alive_s: int = 75) -> None:
+        """Build the server, without accepting connections yet.
+
+        Args:
+            app: What answers.
+            bound: Socket to listen on.
+            keep_alive_s: Seconds until an idle connection is closed.
+        """
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -26,7 +33,7 @@ class HttpServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_keep_alive=keep_alive_s,
         )
         self._server = _Server(config)
         self._socket = bound

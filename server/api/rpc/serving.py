@@ -1,5 +1,7 @@
 """The gRPC server: options, services, health, and its end."""
 
+from dataclasses import dataclass
+
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -16,6 +18,36 @@ _ENVELOPE_BYTES = 64 * 1024  # of a message beside its image
 _UNLIMITED = -1
 
 
+@dataclass(frozen=True, slots=True)
+class RpcOptions:
+    """Where and how gRPC is served.
+
+    Attributes:
+        host: Name or address to listen on.
+        port: 0 takes a free one.
+        max_connection_age_s: After which a connection is asked to end (GOAWAY), so that clients resolve names anew;
+            gRPC itself varies it by ±10 % per connection. None is never.
+        connection_grace_s: Seconds that calls on such a connection then have; what is left is cancelled.
+    """
+
+    host: str
+    port: int
+    max_connection_age_s: float | None = None
+    connection_grace_s: float = 600.0
+
+    def channel_arguments(self) -> dict[str, int]:
+        """As gRPC wants them."""
+        found = {
+            # Two servers on one port, each with half of the connections, must be an error instead.
+            "grpc.so_reuseport": 0,
+            "grpc.max_send_message_length": _UNLIMITED,
+        }
+        if self.max_connection_age_s is not None:
+            found["grpc.max_connection_age_ms"] = round(self.max_connection_age_s * 1000)
+            found["grpc.max_connection_age_grace_ms"] = round(self.connection_grace_s * 1000)
+        return found
+
+
 class RpcServer:
     """One gRPC server in the running event loop.
 
@@ -23,26 +55,24 @@ class RpcServer:
         port: Where it listens.
     """
 
-    def __init__(self, service: Service, host: str, port: int) -> None:
+    def __init__(self, service: Service, options: RpcOptions) -> None:
         """Take the port and build the server, without accepting calls yet.
 
         Args:
             service: What stands behind it.
-            host: Name or address to listen on.
-            port: 0 takes a free one.
+            options: Where and how.
 
         Raises:
             OSError: The port cannot be taken; the message says which and why.
         """
-        bind_socket(host, port).close()  # gRPC itself says only that it failed
-        options = (
+        bind_socket(options.host, options.port).close()  # gRPC itself says only that it failed
+        arguments = {
+            **options.channel_arguments(),
             # Somewhat above the limit of an image, so that our own error, with its code, answers most that exceed it.
-            ("grpc.max_receive_message_length", service.limits.max_upload_bytes + _ENVELOPE_BYTES),
-            ("grpc.max_send_message_length", _UNLIMITED),
-            # Two servers on one port, each with half of the connections, must be an error instead.
-            ("grpc.so_reuseport", 0),
-        )
-        self._server = grpc.aio.server(interceptors=[Boundary(SERVICE_NAME, service)], options=options)
+            "grpc.max_receive_message_length": service.limits.max_upload_bytes + _ENVELOPE_BYTES,
+        }
+        interceptors = [Boundary(SERVICE_NAME, service)]
+        self._server = grpc.aio.server(interceptors=interceptors, options=tuple(arguments.items()))
         self._health = health.aio.HealthServicer()
         self._matting = MattingServicer(service)
         matting_pb2_grpc.add_MattingServicer_to_server(self._matting, self._server)
@@ -50,7 +80,7 @@ class RpcServer:
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._serving: bool | None = None
-        address = join_address(host, port)
+        address = join_address(options.host, options.port)
         try:
             self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:

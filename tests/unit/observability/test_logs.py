@@ -121,3 +121,10 @@ def test_uvicorn_speaks_through_the_same_handler():
     assert entry["logger"] == "uvicorn.error"
     assert "color_message" not in entry
     assert logger.handlers == []
+
+
+def test_text_from_outside_cannot_command_a_terminal():
+    stream = io.StringIO()
+    configure_logging("text", "INFO", stream)
+    logging.getLogger("server.test").info("\x1b[2Jgone", extra={"path": "\x9b31m\x7f\u2028 ünïcode\t."})
+    assert "\\x1b[2Jgone path=\\x9b31m\\x7f\\u2028 ünïcode\t." in stream.getvalue()
