@@ -27,6 +27,9 @@ _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 _BYTES_PER_PIXEL_INSIDE = 13  # measured while a PNG cutout is composed and encoded; waiting ones hold 3 or 4
 
+Origin = Annotated[
+    str, Field(pattern=r"^(\*|https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?)$")
+]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -135,6 +138,20 @@ class Settings(BaseModel):
     )
 
     # Whom it lets in
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM file with the certificate of this server and its intermediate ones; with tls_key it turns TLS "
+        "on, 1.2 or newer, on both ports. Read again every second, so that a renewed one holds for new connections "
+        "without a restart; a broken one changes nothing.",
+    )
+    tls_key: Path | None = Field(
+        None, description="PEM file with the private key of tls_certificate, without password."
+    )
+    tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file with the authorities that sign certificates of clients; turns mutual TLS on, on both "
+        "ports. Only /livez and /readyz are then answered without one, because orchestrators have none.",
+    )
     api_keys_file: Path | None = Field(
         None,
         description="File with the hashes of the API keys that are let in, one line each, as `birefnet-server key` "
@@ -151,6 +168,14 @@ class Settings(BaseModel):
         description="What is answered without a key where keys are asked for, beside probes and gRPC health, which "
         "always are. docs is the page at /, /docs and /openapi.json; metrics is /metrics; models is /models and "
         "/version; reflection is gRPC's. In the environment, separate several with commas.",
+    )
+
+    cors_origin: tuple[Origin, ...] = Field(
+        (),
+        description="Origins of web pages that may call the REST interface from a browser, such as "
+        "https://shop.example; * is every page. Cookies are never allowed, and a key is still needed where keys are "
+        "asked for. Without any, browsers let only pages of this server itself call it. In the environment, separate "
+        "several with commas.",
     )
 
     # How it answers
@@ -232,7 +257,7 @@ class Settings(BaseModel):
     def max_pixels(self) -> int:
         return round(self.max_megapixels * 1e6)
 
-    @field_validator("model", "open_without_key", mode="before")
+    @field_validator("model", "open_without_key", "cors_origin", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -257,10 +282,21 @@ class Settings(BaseModel):
             problems.append(f"expected allow_cpu only with device=cuda, found device={self.device}")
         if self.fake_latency_s and self.backend != "fake":
             problems.append(f"expected fake_latency_s only with backend=fake, found backend={self.backend}")
-        if self.rate_limit_megapixels and self.api_keys_file is None:
-            problems.append("expected rate_limit_megapixels only with api_keys_file, found it without")
         if self.backend == "fake" and self.device == "cuda":
             problems.append("expected device=cuda only with backend=ort, found backend=fake")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @model_validator(mode="after")
+    def _check_access(self) -> Self:
+        problems = []
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            problems.append("expected tls_certificate and tls_key together, found one of them alone")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            problems.append("expected tls_client_ca only with tls_certificate, found it without")
+        if self.rate_limit_megapixels and self.api_keys_file is None:
+            problems.append("expected rate_limit_megapixels only with api_keys_file, found it without")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -25,21 +25,27 @@ class Gate:
     Attributes:
         keys: That open it; None where none are asked for.
         open_areas: That need no key.
+        asks_certificates: Whether clients need a certificate, for everything but probes.
     """
 
     keys: KeyRing | None = None
     open_areas: frozenset[str] = frozenset()
+    asks_certificates: bool = False
 
-    def admit(self, area: Area, headers: Iterable[tuple[str, bytes]]) -> Account | None:
+    def admit(self, area: Area, headers: Iterable[tuple[str, bytes]], *, certified: bool = False) -> Account | None:
         """The account of a request; None where no key is asked for.
 
         Args:
             area: What is asked for.
             headers: Of the request; names in lower case.
+            certified: Whether the client has shown a certificate, and TLS has verified it.
 
         Raises:
-            UnauthenticatedError: There is no key, there are several different ones, or it is not known.
+            UnauthenticatedError: There is no certificate or no key where one is needed, there are several different
+                keys, or it is not known.
         """
+        if self.asks_certificates and not certified and area != "probes":
+            raise UnauthenticatedError("expected a client certificate, found a connection without one")
         if self.keys is None or area == "probes" or area in self.open_areas:
             return None
         offered = set(_offered(headers))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from server.access import Gate, KeyRing
+from server.api.certificates import CertificateFiles, Certificates
 from server.backends.base import Backend
 from server.engine import Engine, EngineLimits
 from server.engine.admission import Admission, AdmissionLimits
@@ -99,10 +100,22 @@ def open_gate(settings: Settings) -> Gate:
     Raises:
         KeysError: The file of API keys cannot be used.
     """
+    asks_certificates = settings.tls_client_ca is not None
     if settings.api_keys_file is None:
-        return Gate()
+        return Gate(asks_certificates=asks_certificates)
     keys = KeyRing(settings.api_keys_file, settings.rate_limit_megapixels or None)
-    return Gate(keys, frozenset(settings.open_without_key))
+    return Gate(keys, frozenset(settings.open_without_key), asks_certificates)
+
+
+def open_certificates(settings: Settings) -> Certificates | None:
+    """What TLS needs; None without TLS.
+
+    Raises:
+        CertificatesError: The files cannot be used.
+    """
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return Certificates(CertificateFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca))
 
 
 def served_models(settings: Settings) -> tuple[Model, ...]:

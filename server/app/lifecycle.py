@@ -13,10 +13,11 @@ from typing import Any
 from artifact import ArtifactError
 from server.access import Gate, KeysError
 from server.api.addresses import bind_socket, join_address
+from server.api.certificates import Certificates, CertificatesError
 from server.api.rest import HttpServer, create_app
 from server.api.rpc import RpcOptions, RpcServer
 from server.api.service import Service, TransportLimits
-from server.app.composition import Parts, compose, open_gate
+from server.app.composition import Parts, compose, open_certificates, open_gate
 from server.app.watch import Watched, watch
 from server.backends.base import Backend, BackendFault
 from server.engine.warmup import SelfTestFailedError
@@ -28,7 +29,7 @@ from server.settings import Settings
 _log = logging.getLogger(__name__)
 
 FAILED = 1
-_CANNOT_START = (ModelsError, KeysError, ArtifactError, BackendFault, SelfTestFailedError, OSError)
+_CANNOT_START = (ModelsError, KeysError, CertificatesError, ArtifactError, BackendFault, SelfTestFailedError, OSError)
 _LAST_ANSWERS_S = 1.0  # to be sent in, when the time to drain is over
 _HEALTH_INTERVAL_S = 0.25  # in which gRPC health follows the engine; `/readyz` asks it directly
 _FILES_INTERVAL_S = 1.0  # in which a changed file of keys is noticed; reading it takes well under a millisecond
@@ -80,7 +81,7 @@ class Process:
         Raises:
             OSError: A port cannot be taken.
             ModelsError: The artifacts cannot be served.
-            KeysError: The file of API keys cannot be used.
+            KeysError, CertificatesError: The file of API keys, or those of TLS, cannot be used.
         """
         self._started = time.monotonic()
         self._settings = settings
@@ -89,9 +90,11 @@ class Process:
         try:
             self.parts = compose(settings, make_backend)
             self.gate = open_gate(settings)
+            self._certificates = open_certificates(settings)
             service = _service(self.parts, settings, self.gate, self.unready_reason)
-            self._http = HttpServer(create_app(service), bound, settings.keep_alive_s)
-            self._rpc = RpcServer(service, _rpc_options(settings))
+            tls = self._certificates.http_context() if self._certificates is not None else None
+            self._http = HttpServer(create_app(service, settings.cors_origin), bound, settings.keep_alive_s, tls)
+            self._rpc = RpcServer(service, _rpc_options(settings, self._certificates))
         except Exception:
             bound.close()
             raise
@@ -143,7 +146,7 @@ class Process:
 
     def _watched(self) -> "list[Watched[Any]]":
         """What is made of files that may change."""
-        return [self.gate.keys] if self.gate.keys is not None else []
+        return [thing for thing in (self.gate.keys, self._certificates) if thing is not None]
 
     def _say_ready(self) -> None:
         parts = self.parts
@@ -181,8 +184,8 @@ class Process:
         return FAILED if lost else 0
 
     def _addresses(self) -> dict[str, str]:
-        host = self._settings.host
-        return {"http": f"http://{join_address(host, self.port)}", "grpc": join_address(host, self.grpc_port)}
+        host, scheme = self._settings.host, "http" if self._certificates is None else "https"
+        return {"http": f"{scheme}://{join_address(host, self.port)}", "grpc": join_address(host, self.grpc_port)}
 
 
 def _leave_threads_behind(code: int) -> None:
@@ -207,12 +210,13 @@ def _service(parts: Parts, settings: Settings, gate: Gate, unready_reason: Calla
     )
 
 
-def _rpc_options(settings: Settings) -> RpcOptions:
+def _rpc_options(settings: Settings, certificates: Certificates | None) -> RpcOptions:
     return RpcOptions(
         settings.host,
         settings.grpc_port,
         settings.grpc_max_connection_age_s or None,
         settings.grpc_connection_grace_s,
+        certificates.rpc_credentials() if certificates is not None else None,
     )
 
 

@@ -61,7 +61,13 @@ def type_text(field: FieldInfo) -> str:
         return "|".join(map(str, get_args(kind)))
     if is_list(field):
         kind = get_args(kind)[0]
-        return "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else "[NAME=]DIR"
+        return (
+            "|".join(map(str, get_args(kind)))
+            if get_origin(kind) is Literal
+            else "[NAME=]DIR"
+            if kind is str
+            else "TEXT"
+        )
     words: dict[object, str] = {bool: "true|false", int: "NUMBER", float: "NUMBER", Path: "PATH"}
     return words.get(kind, "TEXT")
 

@@ -33,9 +33,13 @@ VALUES = {
     "max_upload_mib": ("0.5", 0.5),
     "timeout_s": ("20", 20.0),
     "max_timeout_s": ("301", 301.0),
+    "tls_certificate": ("/tls.crt", Path("/tls.crt")),
+    "tls_key": ("/tls.key", Path("/tls.key")),
+    "tls_client_ca": ("/ca.crt", Path("/ca.crt")),
     "api_keys_file": ("/keys", Path("/keys")),
     "rate_limit_megapixels": ("500", 500.0),
     "open_without_key": ("metrics, docs", ("metrics", "docs")),
+    "cors_origin": ("https://a.example,http://[::1]:8080", ("https://a.example", "http://[::1]:8080")),
     "png_level": ("6", 6),
     "jpeg_quality": ("80", 80),
     "webp_quality": ("70", 70),
@@ -51,6 +55,9 @@ VALUES = {
     "fake_latency_s": ("0.1", 0.1),
 }
 NEEDS = {
+    "tls_certificate": {"tls_key": "/tls.key"},
+    "tls_key": {"tls_certificate": "/tls.crt"},
+    "tls_client_ca": {"tls_certificate": "/tls.crt", "tls_key": "/tls.key"},
     "allow_cpu": {"device": "cuda"},
     "fake_latency_s": {"backend": "fake"},
     "rate_limit_megapixels": {"api_keys_file": "/keys"},
@@ -226,6 +233,8 @@ def test_all_wrong_values_are_told_at_once(monkeypatch):
         ({"timeout_s": 700}, r"expected timeout_s ≤ max_timeout_s, found 700 > 600"),
         ({"max_megapixels_inside": 10}, r"expected max_megapixels ≤ max_megapixels_inside, found 50 > 10"),
         ({"port": 8001}, r"expected two different ports, found port = grpc_port = 8001"),
+        ({"tls_key": "/k"}, r"expected tls_certificate and tls_key together"),
+        ({"tls_client_ca": "/c"}, r"expected tls_client_ca only with tls_certificate"),
         ({"rate_limit_megapixels": 5}, r"expected rate_limit_megapixels only with api_keys_file"),
         ({"allow_cpu": True}, r"expected allow_cpu only with device=cuda, found device=auto"),
         ({"fake_latency_s": 1}, r"expected fake_latency_s only with backend=fake, found backend=ort"),
@@ -298,3 +307,11 @@ def test_nothing_else_reads_the_environment():
         if re.search(r"\benviron\b|\bgetenv\b", path.read_text(encoding="utf-8"))
     ]
     assert readers == [REPOSITORY / "server" / "settings.py"]
+
+
+@pytest.mark.parametrize(
+    "origin", ["shop.example", "https://shop.example/", "null", "https://*.example", "ftp://a", ""]
+)
+def test_an_origin_is_a_scheme_a_host_and_a_port(origin):
+    with pytest.raises(InvalidSettingsError, match="--cors-origin"):
+        load_settings({"cors_origin": [origin]})

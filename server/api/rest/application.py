@@ -1,10 +1,12 @@
 """The FastAPI application: its routes, and the layers around them."""
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
@@ -26,11 +28,25 @@ _PAGE_POLICY = (
 )
 
 
-def create_app(service: Service) -> ASGIApp:
+_EXPOSED = (
+    "X-Request-Id",
+    "Server-Timing",
+    "X-Model",
+    "X-Batch-Size",
+    "Retry-After",
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+)
+"""What pages of other origins may read of an answer's headers."""
+
+
+def create_app(service: Service, cors_origins: Sequence[str] = ()) -> ASGIApp:
     """The whole REST interface as one ASGI application.
 
     Args:
         service: What stands behind it.
+        cors_origins: Of pages that may call it; `*` is every page. Without any, no page of another origin may.
     """
     app = FastAPI(title="BiRefNet server", description=_DESCRIPTION, version=package_version(), redoc_url=None)
     install_problem_handlers(app)
@@ -40,7 +56,17 @@ def create_app(service: Service) -> ASGIApp:
     _add_page(app)
     if service.gate.keys is not None:
         schemas.describe_keys(app.openapi())
-    return RequestBoundary(Gatekeeper(app, service.gate), service)
+    layered: ASGIApp = Gatekeeper(app, service.gate)
+    if cors_origins:
+        # Outside of the gatekeeper: a preflight has no key, and a page should be able to read why it was refused.
+        layered = CORSMiddleware(
+            layered,
+            allow_origins=cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("Authorization", "Content-Type", "X-Api-Key", "X-Request-Id"),
+            expose_headers=_EXPOSED,
+        )
+    return RequestBoundary(layered, service)
 
 
 def _add_segment(app: FastAPI, service: Service) -> None:

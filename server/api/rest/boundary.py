@@ -83,7 +83,7 @@ class _Exchange:
         path, outcome = self._scope["path"], self._scope["state"]["outcome"]
         if status >= 500 and outcome == "ok":
             outcome = "internal"
-        if path == SEGMENT_PATH:
+        if path == SEGMENT_PATH and self._scope["method"] != "OPTIONS":  # a browser's question, not a request
             self._service.count("rest", outcome)
         _log.log(
             logging.DEBUG if path in _QUIET else logging.INFO,

