@@ -38,10 +38,15 @@ def _parser() -> argparse.ArgumentParser:
     onnx.add_argument("source", metavar="SOURCE", help="a .safetensors or .pth file, or a directory that holds one")
     onnx.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the artifact directory")
     onnx.add_argument(
-        "--size", type=_size, default=(1024, 1024), metavar="HxW", help="working size, multiples of 32 (1024x1024)"
+        "--size", type=_size, metavar="HxW", help="working size, multiples of 32 (the checkpoint's own, else 1024x1024)"
     )
     onnx.add_argument("--name", help="name of the model (the name of the source)")
-    onnx.add_argument("--licence", default="unspecified", help="licence of the weights; it travels in the manifest")
+    onnx.add_argument("--licence", help="licence of the weights, which travels in the manifest (the registry's)")
+    onnx.add_argument(
+        "--patch-order",
+        choices=("current", "legacy"),
+        help="order of the image patches that the weights were trained for (what registry and weights agree on)",
+    )
     onnx.add_argument("--origin", help="a sentence on where the weights come from")
     onnx.add_argument(
         "--max-batch", type=int, default=16, metavar="N", help="largest batch that a server should form (16)"
@@ -58,15 +63,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _onnx(arguments: argparse.Namespace) -> int:
     """Export a checkpoint: fp32 ONNX with normalisation and sigmoid inside, a self-test, and a manifest."""
+    from model_export.checkpoint import CheckpointOptions
     from model_export.onnx_export import ExportRequest, export_onnx
 
     artifact = export_onnx(
         ExportRequest(
             source=arguments.source,
             directory=arguments.output,
-            size=arguments.size,
+            checkpoint=CheckpointOptions(arguments.patch_order, arguments.licence, arguments.size),
             name=arguments.name,
-            licence=arguments.licence,
             origin=arguments.origin,
             max_batch=arguments.max_batch,
         ),

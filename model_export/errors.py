@@ -11,3 +11,7 @@ class SourceError(ExportError):
 
 class ParityError(ExportError):
     """The artifact does not compute what the network computes."""
+
+
+class PatchOrderError(SourceError):
+    """Nobody knows the patch order of a checkpoint, or those who should contradict each other."""

@@ -1,25 +1,22 @@
 """A checkpoint becomes an artifact directory: fold, trace, prove, publish."""
 
-import hashlib
 import importlib.metadata
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from artifact import SELF_TEST_ROLE, Artifact, Deviation, Manifest, NewFile, Tolerance, check_target, write_artifact
+from model_export.checkpoint import Checkpoint, CheckpointOptions, resolve_checkpoint
 from model_export.errors import ExportError, ParityError
 from model_export.graph import OPSET, matte_inputs, matte_outputs, write_graph
 from model_export.parity import BATCH, MAX_ABS_FP32, ParityReport, Report, batch_deviation, compare
 from model_export.runner import NetworkRunner, OnnxRunner
 from model_export.sample_inputs import subject
-from model_export.source import find_checkpoint, load_checkpoint
 from model_export.traceable import traceable
-from modeling.birefnet import config as configurations
-from modeling.birefnet.config import BiRefNetConfig
+from modeling.birefnet.config import backbone_name
 from modeling.birefnet.network import SIZE_MULTIPLE, BiRefNet
 
 MODEL_ROLE = "model"
@@ -42,18 +39,16 @@ class ExportRequest:
     Attributes:
         source: A checkpoint file, or a directory that holds one.
         directory: Where the artifact goes; an artifact that is there already is replaced.
-        size: (height, width) of the working size, multiples of 32.
+        checkpoint: What the user says of the checkpoint: patch order, licence, working size.
         name: Of the model; None takes the source's.
-        licence: Of the weights.
         origin: A sentence on where the weights come from.
         max_batch: Largest batch that a server should form.
     """
 
     source: str
     directory: Path
-    size: tuple[int, int] = (1024, 1024)
+    checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     name: str | None = None
-    licence: str = "unspecified"
     origin: str | None = None
     max_batch: int = 16
 
@@ -65,19 +60,19 @@ def export_onnx(request: ExportRequest, report: Report) -> Artifact:
         ExportError: The request cannot be carried out, or the graph is not equal to the network.
         artifact.ArtifactError: The directory holds files that are not an artifact's.
     """
-    _check_size(request.size)
+    if request.checkpoint.size is not None:
+        _check_size(request.checkpoint.size)
     check_target(request.directory, (MODEL_FILE, SELF_TEST_FILE))
-    checkpoint = find_checkpoint(request.source)
-    report(f"loading {checkpoint}")
-    network = load_checkpoint(checkpoint)
-    manifest = _manifest(request, checkpoint, network.config)
+    checkpoint = resolve_checkpoint(request.source, request.checkpoint, report)
+    network, size = checkpoint.network, checkpoint.size
+    manifest = _manifest(request, checkpoint)
     with tempfile.TemporaryDirectory(prefix="birefnet-export-") as scratch:
         graph, self_test = Path(scratch) / MODEL_FILE, Path(scratch) / SELF_TEST_FILE
-        report(f"tracing {manifest.backbone} at {request.size[0]}x{request.size[1]} (Swin-L takes minutes)")
-        write_graph(traceable(network), request.size, graph, _metadata(manifest))
+        report(f"tracing {manifest.backbone} at {size[0]}x{size[1]} (Swin-L takes minutes)")
+        write_graph(traceable(network), size, graph, _metadata(manifest))
         report("running the network in float64 for the self-test")
         runner = OnnxRunner(graph)
-        deviation = _write_self_test(self_test, network, runner, request.size)
+        deviation = _write_self_test(self_test, network, runner, size)
         manifest = _with_proof(manifest, network, runner, deviation, report)
         report(f"writing {request.directory}")
         return write_artifact(
@@ -95,44 +90,27 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("birefnet-server", "torch", "onnx", "onnxruntime")}
 
 
-def backbone_name(config: BiRefNetConfig) -> str:
-    """`swin_v1_t`, `…_s`, `…_b`, `…_l`, or the shape of one that has no name."""
-    backbone = config.backbone
-    for letter in "tsbl":
-        known = getattr(configurations, f"SWIN_{letter.upper()}").backbone
-        if replace(backbone, drop_path_rate=known.drop_path_rate) == known:
-            return f"swin_v1_{letter}"
-    return f"swin_v1_e{backbone.embed_dim}d{'-'.join(map(str, backbone.depths))}w{backbone.window}"
-
-
 def _check_size(size: tuple[int, int]) -> None:
     if any(side < SIZE_MULTIPLE or side % SIZE_MULTIPLE for side in size):
         raise ExportError(f"expected a size of multiples of {SIZE_MULTIPLE}, found {size[0]}x{size[1]}")
 
 
-def _manifest(request: ExportRequest, checkpoint: Path, config: BiRefNetConfig) -> Manifest:
-    with checkpoint.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+def _manifest(request: ExportRequest, checkpoint: Checkpoint) -> Manifest:
     statement = {} if request.origin is None else {"statement": request.origin}
-    origin: dict[str, Any] = {**statement, "source": str(checkpoint), "sha256": digest, "exported_with": versions()}
     manifest = Manifest(
-        name=_default_name(checkpoint) if request.name is None else request.name,
+        name=checkpoint.name if request.name is None else request.name,
         kind="matte",
-        inputs=matte_inputs(request.size),
-        outputs=matte_outputs(request.size),
-        input_size=request.size,
+        inputs=matte_inputs(checkpoint.size),
+        outputs=matte_outputs(checkpoint.size),
+        input_size=checkpoint.size,
         max_batch=request.max_batch,
-        backbone=backbone_name(config),
-        licence=request.licence,
-        origin=origin,
+        backbone=backbone_name(checkpoint.network.config),
+        patch_order=checkpoint.patch_order,
+        licence=checkpoint.licence,
+        origin={**statement, **checkpoint.origin, "exported_with": versions()},
         self_test=SELF_TEST_TOLERANCE,
     )
     return Manifest.parse(manifest.to_mapping())  # refuses a bad name before minutes are spent
-
-
-def _default_name(checkpoint: Path) -> str:
-    """The file's name, or its folder's where the file has the name that everybody's has."""
-    return checkpoint.resolve().parent.name if checkpoint.stem in {"model", "pytorch_model"} else checkpoint.stem
 
 
 def _metadata(manifest: Manifest) -> dict[str, str]:
@@ -141,6 +119,7 @@ def _metadata(manifest: Manifest) -> dict[str, str]:
         "backbone": manifest.backbone,
         "licence": manifest.licence,
         "checkpoint_sha256": str(manifest.origin["sha256"]),
+        "tensor_sha256": str(manifest.origin["tensor_sha256"]),
         "opset": str(OPSET),
         "exported_by": f"birefnet-server {importlib.metadata.version('birefnet-server')}, torch {torch.__version__}",
     }

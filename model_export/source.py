@@ -1,17 +1,73 @@
 """From what the user calls SOURCE to one checkpoint file."""
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from model_export.errors import SourceError
+from model_export.registry import REGISTRY, KnownCheckpoint
 from modeling.birefnet.network import BiRefNet
 from modeling.weights import WeightsError, load_network
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 ACCEPTED = "a .safetensors or .pth file, or a directory that holds one"
+COMMON_STEMS = {"model", "pytorch_model"}
+"""File names that say nothing of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """Where on Hugging Face a file came from.
+
+    Attributes:
+        id: `owner/name`.
+        revision: Branch, tag or commit that was asked for.
+        commit: What that was, 40 hexadecimal digits.
+        file: Path inside the repository.
+        licence: As the model card says it, if it does.
+    """
+
+    id: str
+    revision: str
+    commit: str
+    file: str
+    licence: str | None = None
+
+    def to_mapping(self) -> dict[str, str]:
+        return {"id": self.id, "revision": self.revision, "commit": self.commit, "file": self.file}
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A checkpoint file, and where on the hub it came from if it did."""
+
+    path: Path
+    hub: HubFile | None = None
+
+    @property
+    def name(self) -> str:
+        """The repository's name, else the file's, or its folder's where the file has the name that everybody's has."""
+        if self.hub is not None:
+            return self.hub.id.partition("/")[2]
+        return self.path.resolve().parent.name if self.path.stem in COMMON_STEMS else self.path.stem
+
+
+def locate(source: str, report: Callable[[str], None], registry: Iterable[KnownCheckpoint] = REGISTRY) -> Located:
+    """The checkpoint file that SOURCE means.
+
+    Args:
+        source: A file, or a directory with `model.safetensors` or exactly one checkpoint.
+        report: Told what is being done.
+        registry: Rows to recognise a hub id by.
+
+    Raises:
+        SourceError: There is none, or more than one.
+    """
+    return Located(find_checkpoint(source))
 
 
 def find_checkpoint(source: str) -> Path:
-    """The checkpoint file that SOURCE means.
+    """The checkpoint file of a path.
 
     Args:
         source: A file, or a directory with `model.safetensors` or exactly one checkpoint.

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from artifact import Artifact, load_self_test, open_artifact, rewrite_manifest
+from model_export.checkpoint import load_reference
 from model_export.onnx_export import MODEL_ROLE, versions
 from model_export.parity import BATCH, MAX_ABS_FP32, InputParity, ParityReport, Report, batch_deviation, compare
 from model_export.runner import OnnxRunner
-from model_export.source import find_checkpoint, load_checkpoint
 
 
 def verify(directory: Path, source: str | None, report: Report) -> ParityReport:
@@ -30,11 +30,11 @@ def verify(directory: Path, source: str | None, report: Report) -> ParityReport:
     self_test = load_self_test(artifact)
     image = self_test.inputs["image"]
     deviation = self_test.compare({"alpha": runner(image)})  # type: ignore[arg-type]
-    checkpoint = find_checkpoint(source) if source is not None else _recorded_source(artifact, report)
+    checkpoint = source if source is not None else _recorded_source(artifact, report)
     inputs: tuple[InputParity, ...] = ()
     if checkpoint is not None:
-        report(f"loading {checkpoint}")
-        inputs = compare(runner, load_checkpoint(checkpoint), manifest.input_size, report)
+        network = load_reference(checkpoint, manifest.patch_order, report)
+        inputs = compare(runner, network, manifest.input_size, report)
     report("comparing a batch with its images one by one")
     batch = _batch(artifact)
     batch_max_abs, deterministic = batch_deviation(runner, manifest.input_size, batch)
@@ -49,7 +49,7 @@ def _batch(artifact: Artifact) -> int:
     return fixed if isinstance(fixed, int) else min(BATCH, artifact.manifest.max_batch)
 
 
-def _recorded_source(artifact: Artifact, report: Report) -> Path | None:
+def _recorded_source(artifact: Artifact, report: Report) -> str | None:
     recorded, wanted = artifact.manifest.origin.get("source"), artifact.manifest.origin.get("sha256")
     if not isinstance(recorded, str) or not Path(recorded).is_file():
         report("the checkpoint that was exported is not at hand")
@@ -59,4 +59,4 @@ def _recorded_source(artifact: Artifact, report: Report) -> Path | None:
     if found != wanted:
         report(f"{recorded} is not the checkpoint that was exported: expected SHA-256 {wanted}, found {found}")
         return None
-    return Path(recorded)
+    return recorded

@@ -4,12 +4,13 @@ A checkpoint is a `.safetensors` or a `.pth` file whose tensors carry the offici
 the one stored beside the tensors where there is one (files written by `save_state`), else it follows from their shapes.
 """
 
+import contextlib
 import json
 import os
 import pickle
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,13 @@ def read_metadata(path: Path | str) -> dict[str, str]:
         WeightsError: The file cannot be read.
         FileNotFoundError: There is no such file.
     """
-    return _read(Path(path))[1]
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    if path.suffix != ".safetensors":
+        return {}
+    with _opened_safetensors(path) as file:
+        return dict(file.metadata() or {})
 
 
 def infer_config(state: Mapping[str, Tensor]) -> BiRefNetConfig:
@@ -183,9 +190,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with _opened_safetensors(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118  no iterator
+
+
+@contextlib.contextmanager
+def _opened_safetensors(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118  no iterator
+            yield file
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
 

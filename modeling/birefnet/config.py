@@ -1,7 +1,7 @@
 """What distinguishes one BiRefNet from another: the widths and depths that its tensors' shapes follow from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 HEAD_STAGES = 4
@@ -120,3 +120,12 @@ COMPACT = BiRefNetConfig(
     patch_inner_channels=16,
     aspp_dropout=0.1,
 )
+
+
+def backbone_name(config: BiRefNetConfig) -> str:
+    """`swin_v1_t`, `…_s`, `…_b`, `…_l`, or the shape of one that has no name."""
+    backbone = config.backbone
+    for letter, known in (("t", SWIN_T), ("s", SWIN_S), ("b", SWIN_B), ("l", SWIN_L)):
+        if replace(backbone, drop_path_rate=known.backbone.drop_path_rate) == known.backbone:
+            return f"swin_v1_{letter}"
+    return f"swin_v1_e{backbone.embed_dim}d{'-'.join(map(str, backbone.depths))}w{backbone.window}"
