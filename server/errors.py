@@ -9,6 +9,7 @@
     │   ├── UnknownModelError        no artifact of that name is served
     │   ├── BodyTooLargeError        more bytes than the limit
     │   ├── ImageTooLargeError       more pixels than the limit, read from the header
+    │   ├── MetadataTooLargeError    more beside the pixels than the limits
     │   ├── NotAnImageError          the bytes are no image format that is read here
     │   └── CorruptImageError        a known format, but truncated or damaged
     ├── CapacityError                the request is fine, the server cannot take it now
@@ -102,6 +103,13 @@ class ImageTooLargeError(RequestError):
 
     code = "image-too-large"
     title = "The image has too many pixels"
+
+
+class MetadataTooLargeError(RequestError):
+    """More beside the pixels (profiles, Exif, text, chunks of any kind) than the limits."""
+
+    code = "metadata-too-large"
+    title = "The image carries too much beside its pixels"
 
 
 class NotAnImageError(RequestError):

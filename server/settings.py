@@ -25,7 +25,7 @@ CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
 _SERVICE_LINK_NAME = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
-_BYTES_PER_PIXEL_INSIDE = 13  # measured while a PNG cutout is composed and encoded; waiting ones hold 3 or 4
+_MIB = 1 << 20
 
 Origin = Annotated[
     str, Field(pattern=r"^(\*|https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?)$")
@@ -101,7 +101,7 @@ class Settings(BaseModel):
     cpu_workers: Count | None = Field(
         None,
         description="Threads that decode, resize and encode. By default as many as the container's CPU limit allows. "
-        "Each may hold 13 bytes per pixel of the image it works on, and 30 while it encodes a WebP cutout.",
+        "Each may hold 14 to 49 bytes per pixel of the image it works on, by formats.",
     )
 
     # What it lets in
@@ -110,15 +110,24 @@ class Settings(BaseModel):
         description="Requests inside at once, from the door to the answer. More are refused with 429 and Retry-After. "
         "Higher values mean longer waits under load, not more throughput.",
     )
+    max_memory_inside_mib: Amount | None = Field(
+        None,
+        description="Mebibytes that all requests inside may take at once, each counted with what its formats were "
+        "measured to take at their peak: more are refused with 429 and Retry-After, and a request that takes more "
+        "alone with 413. By default half of the container's memory limit.",
+    )
     max_megapixels_inside: Amount | None = Field(
         None,
-        description="Megapixels of all images inside at once, which bounds memory: more are refused with 429 and "
-        "Retry-After. By default what half of the container's memory limit holds, at 13 bytes per pixel.",
+        description="Megapixels of all images inside at once; more are refused with 429 and Retry-After. By default "
+        "memory alone decides.",
     )
     max_megapixels: Amount = Field(
         50.0,
         description="Megapixels of one image, checked in its header before a pixel is decoded; larger ones are "
-        "refused with 413. Decoding takes about 7 bytes per pixel.",
+        "refused with 413. Answering it takes 14 to 49 bytes per pixel at the peak, by formats.",
+    )
+    max_side: Count = Field(
+        65_535, description="Pixels of one image in width and in height, checked in its header; 413 above it."
     )
     max_upload_mib: float = Field(
         64.0,
@@ -126,6 +135,21 @@ class Settings(BaseModel):
         le=2047,
         description="Mebibytes of one upload, and of one gRPC message; larger ones are refused with 413 as soon as "
         "that is known.",
+    )
+    max_metadata_mib: Amount = Field(
+        16.0,
+        description="Mebibytes that one file may hold beside its pixels: colour profile, Exif, text, layers; 413 above "
+        "it. Decoders copy them.",
+    )
+    max_uploads: Count = Field(
+        256,
+        description="Requests whose body is still on its way, over both transports. More are refused before their body "
+        "is read, with 429 and Retry-After.",
+    )
+    max_uploads_mib: Amount | None = Field(
+        None,
+        description="Mebibytes of all HTTP bodies on their way, as announced or, without Content-Length, as arrived. "
+        "More are refused with 429 and Retry-After. By default a quarter of the container's memory limit.",
     )
     timeout_s: PositiveSeconds = Field(
         300.0,
@@ -251,7 +275,11 @@ class Settings(BaseModel):
 
     @property
     def max_upload_bytes(self) -> int:
-        return round(self.max_upload_mib * 1024 * 1024)
+        return round(self.max_upload_mib * _MIB)
+
+    @property
+    def max_metadata_bytes(self) -> int:
+        return round(self.max_metadata_mib * _MIB)
 
     @property
     def max_pixels(self) -> int:
@@ -303,12 +331,13 @@ class Settings(BaseModel):
 
     def for_host(self, host: HostLimits) -> Self:
         """The same settings with everything that was left to the machine decided."""
-        inside = max(self.max_megapixels, host.memory_bytes / 2 / _BYTES_PER_PIXEL_INSIDE / 1e6)
+        memory_mib = host.memory_bytes / _MIB
         return self.model_copy(
             update={
                 "threads": self.threads or host.threads,
                 "cpu_workers": self.cpu_workers or host.threads,
-                "max_megapixels_inside": self.max_megapixels_inside or inside,
+                "max_memory_inside_mib": self.max_memory_inside_mib or memory_mib / 2,
+                "max_uploads_mib": self.max_uploads_mib or memory_mib / 4,
             }
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from server.access import Gate
+from server.engine.uploads import Uploads
 from server.observability.metrics import Metrics
 from server.pipeline.request import SegmentRequest, SegmentResult
 
@@ -49,6 +50,7 @@ class Service:
         live: False when only a new process helps.
         models: What `/models` lists, as JSON types.
         gate: Who is let through.
+        uploads: The gate that is passed before a body is read.
     """
 
     pipeline: Segmenter
@@ -57,6 +59,7 @@ class Service:
     unready_reason: Callable[[], str | None]
     live: Callable[[], bool]
     models: Callable[[], Sequence[Mapping[str, Any]]]
+    uploads: Uploads
     gate: Gate = field(default_factory=Gate)
 
     def count(self, transport: str, outcome: str) -> None:

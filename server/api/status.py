@@ -41,6 +41,9 @@ STATUSES: dict[type[errors.ServerError], Status] = {
     errors.ImageTooLargeError: Status(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE, StatusCode.INVALID_ARGUMENT, retryable=False
     ),
+    errors.MetadataTooLargeError: Status(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, StatusCode.INVALID_ARGUMENT, retryable=False
+    ),
     errors.NotAnImageError: Status(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, StatusCode.INVALID_ARGUMENT, retryable=False),
     errors.CorruptImageError: Status(HTTPStatus.UNPROCESSABLE_ENTITY, StatusCode.INVALID_ARGUMENT, retryable=False),
     errors.CapacityError: Status(HTTPStatus.SERVICE_UNAVAILABLE, StatusCode.UNAVAILABLE, retryable=True),

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from server.api.certificates import CertificateFiles, Certificates
 from server.backends.base import Backend
 from server.engine import Engine, EngineLimits
 from server.engine.admission import Admission, AdmissionLimits
+from server.engine.uploads import UploadLimits, Uploads
 from server.host import host_limits
 from server.observability.metrics import Metrics
 from server.pipeline.encode import Compression
@@ -24,6 +26,7 @@ from server.settings import Settings
 _log = logging.getLogger(__name__)
 
 _CLOSE_S = 2.0  # for work on the host whose answer nobody waits for any more
+_MIB = 1 << 20
 _VERSIONED = {"ort": "onnxruntime"}  # backend to the distribution it runs on
 
 
@@ -33,6 +36,7 @@ class Parts:
 
     engine: Engine
     admission: Admission
+    uploads: Uploads
     models: Models
     pool: HostPool
     metrics: Metrics
@@ -68,15 +72,18 @@ def compose(settings: Settings, make_backend: Callable[[], Backend] | None = Non
     metrics = Metrics()
     models = Models(served_models(settings))
     engine = Engine([make_backend or _backend_maker(settings)], EngineLimits(max_batch=settings.max_batch), metrics)
-    if settings.max_megapixels_inside is None or settings.cpu_workers is None:
+    if settings.max_memory_inside_mib is None or settings.max_uploads_mib is None or settings.cpu_workers is None:
         raise RuntimeError("This is a bug: `for_host` must decide everything that was left to the machine")
-    limits = AdmissionLimits(settings.max_requests, settings.max_megapixels_inside)
+    limits = AdmissionLimits(
+        settings.max_requests, settings.max_megapixels_inside or math.inf, settings.max_memory_inside_mib * _MIB
+    )
     admission = Admission(limits, metrics, lambda: engine.unready_reason)
+    uploads = Uploads(UploadLimits(settings.max_uploads, round(settings.max_uploads_mib * _MIB)), admission)
     pool = HostPool(settings.cpu_workers, metrics.host)
     pipeline = Pipeline(engine, admission, models, pool, metrics, _pipeline_limits(settings))
     distribution = _VERSIONED.get(settings.backend)
     metrics.build_info({distribution: version(distribution)} if distribution is not None else {})
-    return Parts(engine, admission, models, pool, metrics, pipeline)
+    return Parts(engine, admission, uploads, models, pool, metrics, pipeline)
 
 
 @asynccontextmanager
@@ -153,7 +160,9 @@ def _backend_maker(settings: Settings) -> Callable[[], Backend]:
 
 def _pipeline_limits(settings: Settings) -> PipelineLimits:
     return PipelineLimits(
-        image=ImageLimits(settings.max_upload_bytes, settings.max_pixels),
+        image=ImageLimits(
+            settings.max_upload_bytes, settings.max_pixels, settings.max_side, settings.max_metadata_bytes
+        ),
         timeout_s=settings.timeout_s,
         max_timeout_s=settings.max_timeout_s,
         compression=Compression(settings.png_level, settings.jpeg_quality, settings.webp_quality),

@@ -206,6 +206,7 @@ def _service(parts: Parts, settings: Settings, gate: Gate, unready_reason: Calla
         unready_reason=unready_reason,
         live=lambda: parts.engine.live,
         models=parts.models.listing,
+        uploads=parts.uploads,
         gate=gate,
     )
 

@@ -1,7 +1,7 @@
 """The door: who may come in, and when to come back.
 
 A request is inside from the moment its header has been read until its answer is encoded, so work on the host counts as
-much as work on the device. What is inside is bounded by number and by megapixels, which bounds memory and latency.
+much as work on the device. What is inside is bounded by number, by megapixels and by the memory that it takes.
 
 Rules of this module: one event loop, no locks. Every refusal is counted once, under the reason it is raised for.
 """
@@ -29,6 +29,7 @@ _MEMORY_S = 30.0  # of busy time after which an observation counts for a third
 _EVIDENCE = 8  # answers before anyone is refused on a prediction
 _NOT_READY_RETRY_S = 5  # warming up takes seconds, but is not measured
 _DRAINING_RETRY_S = 1  # another process takes it
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,17 @@ class AdmissionLimits:
     Attributes:
         max_requests: Requests from header to answer.
         max_megapixels: Their pixels together. A single larger image still comes in when nobody is inside.
+        max_memory_bytes: What they take together at their peaks. Nobody who takes more alone may come to this door.
         max_retry_after_s: Longest wait that a refusal may advise.
     """
 
     max_requests: int = 64
     max_megapixels: float = 400.0
+    max_memory_bytes: float = math.inf
     max_retry_after_s: int = 120
 
     def __post_init__(self) -> None:
-        if self.max_requests < 1 or self.max_megapixels <= 0 or self.max_retry_after_s < 1:
+        if self.max_requests < 1 or min(self.max_megapixels, self.max_memory_bytes) <= 0 or self.max_retry_after_s < 1:
             raise ValueError(f"admission limits: expected positive numbers, found {self}")
 
 
@@ -101,6 +104,7 @@ class ServiceRate:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Place:
     megapixels: float
+    memory_bytes: int
     priority: Priority
     deadline: float
     task: "asyncio.Task[object] | None"
@@ -151,6 +155,11 @@ class Admission:
         return math.fsum(place.megapixels for place in self._inside)
 
     @property
+    def memory_inside(self) -> int:
+        """Bytes that they take at their peaks."""
+        return sum(place.memory_bytes for place in self._inside)
+
+    @property
     def draining(self) -> bool:
         """True when everyone is refused because the process is about to exit."""
         return self._draining
@@ -162,6 +171,7 @@ class Admission:
         priority: Priority = Priority.NORMAL,
         deadline: float | None = None,
         account: Account | None = None,
+        memory_bytes: int = 0,
     ) -> Iterator[None]:
         """Be inside while the context is open.
 
@@ -170,6 +180,7 @@ class Admission:
             priority: As of the item that will come of it.
             deadline: Monotonic seconds, absolute; None where there is none.
             account: Whose rate limit pays for it, once it is inside; None where there is none.
+            memory_bytes: What answering it takes at its peak.
 
         Raises:
             DrainingError: The process is about to exit.
@@ -181,10 +192,11 @@ class Admission:
             ServerError: `evict` was called with it.
         """
         now = self._clock()
-        place = _Place(megapixels, priority, math.inf if deadline is None else deadline, _current_task())
-        self._check_open()
+        until = math.inf if deadline is None else deadline
+        place = _Place(megapixels, memory_bytes, priority, until, _current_task())
+        self.check_open()
         self._check_allowance(account, megapixels)
-        self._check_room(megapixels, now)
+        self._check_room(place, now)
         self._check_deadline(place, now)
         with account.spend(megapixels) if account is not None else nullcontext(), self._inside_as(place, now):
             yield
@@ -204,6 +216,24 @@ class Admission:
             raise self._evicted from None
         finally:
             self._leave(place)
+
+    def check_open(self) -> None:
+        """Refuse whoever comes while nobody is taken, before anything is read of the request.
+
+        Raises:
+            DrainingError: The process is about to exit.
+            NotReadyError: The engine takes nothing.
+        """
+        if self._draining:
+            self._refuse("draining", DrainingError("the server is shutting down", retry_after_s=_DRAINING_RETRY_S))
+        reason = self._unready_reason()
+        if reason is not None:
+            self._refuse("not_ready", NotReadyError(reason, retry_after_s=_NOT_READY_RETRY_S))
+
+    def overloaded(self, reason: str, detail: str) -> OverloadedError:
+        """The refusal, counted, of a request that there is no room for; it says when there will be."""
+        self._metrics.refusals.labels(reason).inc()
+        return OverloadedError(detail, retry_after_s=self._advise(self._seconds_per_request(), self._clock()))
 
     async def drain(self) -> None:
         """Refuse everyone from now on, and wait until all that are inside have left."""
@@ -230,13 +260,6 @@ class Admission:
                     waiter.set_result(None)
             self._empty.clear()
 
-    def _check_open(self) -> None:
-        if self._draining:
-            self._refuse("draining", DrainingError("the server is shutting down", retry_after_s=_DRAINING_RETRY_S))
-        reason = self._unready_reason()
-        if reason is not None:
-            self._refuse("not_ready", NotReadyError(reason, retry_after_s=_NOT_READY_RETRY_S))
-
     def _check_allowance(self, account: Account | None, megapixels: float) -> None:
         # Before the room: who is over its limit takes no place in the line of those who wait for room.
         if account is not None:
@@ -245,22 +268,31 @@ class Admission:
             except RateLimitedError as error:
                 self._refuse("rate_limit", error)
 
-    def _check_room(self, megapixels: float, now: float) -> None:
+    def _check_room(self, place: _Place, now: float) -> None:
         limits = self.limits
         if len(self._inside) >= limits.max_requests:
-            retry = self._advise(self._seconds_per_request(), now)
             detail = f"at most {limits.max_requests} requests are taken at a time, and so many are inside"
-            self._refuse("requests", OverloadedError(detail, retry_after_s=retry))
-        inside = self.megapixels_inside
+            raise self.overloaded("requests", detail)
+        megapixels, inside = place.megapixels, self.megapixels_inside
         if self._inside and inside + megapixels > limits.max_megapixels:
-            per_s = self.rate.megapixels_per_s
-            need_s = megapixels / per_s if per_s else self._seconds_per_request()
-            retry = self._advise(need_s, now)
             detail = (
                 f"at most {limits.max_megapixels:g} megapixels are taken at a time, {inside:.3g} are inside, "
                 f"and this image has {megapixels:.3g}"
             )
-            self._refuse("megapixels", OverloadedError(detail, retry_after_s=retry))
+            self._refuse_size("megapixels", detail, megapixels, now)
+        taken, need = self.memory_inside, place.memory_bytes
+        if taken + need > limits.max_memory_bytes:
+            detail = (
+                f"at most {limits.max_memory_bytes / _MIB:.0f} MiB of memory are taken at a time, "
+                f"{taken / _MIB:.0f} are, and this request needs {need / _MIB:.0f}"
+            )
+            self._refuse_size("memory", detail, megapixels, now)
+
+    def _refuse_size(self, reason: str, detail: str, megapixels: float, now: float) -> None:
+        """Refuse an image for its size: as much as it has must leave before it can come in."""
+        per_s = self.rate.megapixels_per_s
+        need_s = megapixels / per_s if per_s else self._seconds_per_request()
+        self._refuse(reason, OverloadedError(detail, retry_after_s=self._advise(need_s, now)))
 
     def _check_deadline(self, place: _Place, now: float) -> None:
         remaining = place.deadline - now

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from server.observability.station import Station
 
-REFUSALS = ("requests", "megapixels", "rate_limit", "deadline", "draining", "not_ready")
+REFUSALS = ("uploads", "requests", "megapixels", "memory", "rate_limit", "deadline", "draining", "not_ready")
 DROPS = ("expired", "cancelled")
 FAULTS = ("item", "batch", "out_of_memory", "fatal")
 

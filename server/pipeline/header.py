@@ -4,7 +4,6 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import (  # noqa: F401 - the plugins register themselves; else Pillow would import all of its forty on demand
@@ -21,14 +20,21 @@ from PIL import (  # noqa: F401 - the plugins register themselves; else Pillow w
     WebPImagePlugin,
 )
 
-from server.errors import BodyTooLargeError, CorruptImageError, EmptyBodyError, ImageTooLargeError
+from server.errors import (
+    BodyTooLargeError,
+    CorruptImageError,
+    EmptyBodyError,
+    ImageTooLargeError,
+)
+from server.pipeline.containers import EXIF, MAX_KIND_BYTES, PROFILE, Tally, damaged, read_container
 from server.pipeline.formats import sniff
-from server.pipeline.stored_size import check_tiff_directory, damaged, gif_size, jpeg_size, png_size, webp_size
 
 # Ours is checked first, is settable, and is an error of the request; Pillow's is a warning, then another exception.
 Image.MAX_IMAGE_PIXELS = None
 # The pool already has a thread per core; a decoder with its own would oversubscribe them.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+# Of a PNG's colour profile once it is inflated, too; by itself Pillow would call a larger one than 1 MiB damage.
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_KIND_BYTES[PROFILE]
 # Pillow warns of every oddity in metadata. What matters is raised anyway, and Python remembers each text for ever.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
@@ -48,20 +54,29 @@ DECODER_FAILURES = (
 )
 """What Pillow's plugins raise on damaged files; not MemoryError, which is ours and not the client's."""
 
-_SIZE_READERS: dict[str, Callable[[bytes], tuple[int, int]]] = {
-    "JPEG": jpeg_size,
-    "PNG": png_size,
-    "WEBP": webp_size,
-    "GIF": gif_size,
-}
+MAX_PIXELS_PER_BYTE = 100_000
+"""Of an image of more than `_RATIO_FREE_PIXELS`. PNG and JPEG cannot reach it; one flat colour as AVIF or lossless WebP
+is at a quarter of it, with anything to see it is far below. What is above is nothing but work for the server."""
+
+_RATIO_FREE_PIXELS = 1_000_000
+_METADATA = {"icc_profile": PROFILE, "exif": EXIF, "xmp": None}  # as Pillow names and we count it
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """How large an upload may be."""
+    """How large an upload may be.
+
+    Attributes:
+        max_bytes: Of the file.
+        max_pixels: Of the image.
+        max_side: Pixels in width and in height.
+        max_metadata_bytes: Of what is no pixels, all together.
+    """
 
     max_bytes: int = 64 << 20
     max_pixels: int = 50_000_000
+    max_side: int = 65_535
+    max_metadata_bytes: int = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +87,50 @@ class ImageHeader:
     size: tuple[int, int]
 
     @property
+    def pixels(self) -> int:
+        return self.size[0] * self.size[1]
+
+    @property
     def megapixels(self) -> float:
-        return self.size[0] * self.size[1] / 1e6
+        return self.pixels / 1e6
 
 
 def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
     """Check an upload against the limits by its header; allocates no pixels and takes well under a millisecond.
+
+    Files that are nothing but chunks take longer, 0.1 s at most, until they are refused.
 
     Raises:
         EmptyBodyError: There are no bytes.
         BodyTooLargeError: There are too many.
         NotAnImageError: They are no image format that is read here.
         CorruptImageError: The header is damaged.
-        ImageTooLargeError: The header promises too many pixels.
+        ImageTooLargeError: The header promises too many pixels, or more than so few bytes can mean.
+        MetadataTooLargeError: There is too much beside the pixels.
     """
     if not data:
         raise EmptyBodyError("expected the bytes of an image, found 0 bytes")
     if len(data) > limits.max_bytes:
         raise BodyTooLargeError(f"expected at most {limits.max_bytes} bytes, found {len(data)}")
     file_format = sniff(data)
-    width, height = _size(data, file_format)
+    found = read_container(data, file_format, limits.max_metadata_bytes, limits.max_pixels)
+    width, height = found or _ask_decoder(data, file_format, limits)
+    header = ImageHeader(file_format, (height, width))
     if width < 1 or height < 1:
         raise CorruptImageError(f"expected a {file_format} image of at least 1×1 pixels, found {width}×{height}")
-    if width * height > limits.max_pixels:
+    if header.pixels > limits.max_pixels:
         raise ImageTooLargeError(
             f"expected at most {limits.max_pixels / 1e6:g} megapixels, "
-            f"found {width}×{height} = {width * height / 1e6:.1f} megapixels"
+            f"found {width}×{height} = {header.megapixels:.1f} megapixels"
         )
-    return ImageHeader(file_format, (height, width))
+    if max(width, height) > limits.max_side:
+        raise ImageTooLargeError(f"expected sides of at most {limits.max_side} pixels, found {width}×{height}")
+    if header.pixels > max(_RATIO_FREE_PIXELS, len(data) * MAX_PIXELS_PER_BYTE):
+        raise ImageTooLargeError(
+            f"expected at most {MAX_PIXELS_PER_BYTE} pixels per byte, "
+            f"found {header.megapixels:.1f} megapixels in {len(data)} bytes"
+        )
+    return header
 
 
 def open_image(data: bytes, file_format: str) -> ImageFile.ImageFile:
@@ -116,11 +147,11 @@ def open_image(data: bytes, file_format: str) -> ImageFile.ImageFile:
         raise damaged(data, file_format, f": {error}") from error
 
 
-def _size(data: bytes, file_format: str) -> tuple[int, int]:
-    """Width and height as stored; Pillow sees only the formats of which it opens every file at once."""
-    if file_format in _SIZE_READERS:
-        return _SIZE_READERS[file_format](data)
-    if file_format == "TIFF":
-        check_tiff_directory(data)
+def _ask_decoder(data: bytes, file_format: str, limits: ImageLimits) -> tuple[int, int]:
+    """Width and height by Pillow, of the formats of which it opens every file at once."""
     with open_image(data, file_format) as image:
+        tally = Tally(file_format, limits.max_metadata_bytes)
+        for name, kind in _METADATA.items():
+            if isinstance(value := image.info.get(name), bytes):
+                tally.add(len(value), kind)
         return image.size

@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 
 from server.engine import Engine, Item, Outcome
 from server.engine.admission import Admission
-from server.errors import DeadlineExceededError
+from server.errors import DeadlineExceededError, ImageTooLargeError
 from server.observability.metrics import Metrics
 from server.pipeline.encode import MEDIA_TYPES, Compression, check_combination, check_size
 from server.pipeline.header import ImageHeader, ImageLimits, read_header
+from server.pipeline.memory import memory_cost
 from server.pipeline.models import Model, Models
 from server.pipeline.pool import HostPool
 from server.pipeline.request import SegmentOptions, SegmentRequest, SegmentResult
 from server.pipeline.stages import Prepared, answer, prepare
+
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,21 @@ class Pipeline:
         except TimeoutError as error:
             raise DeadlineExceededError("the deadline passed before the header of the image was read") from error
         check_size(header.size, options.format)
-        with self._admission.enter(header.megapixels, options.priority, deadline, account):
+        memory = self._memory_cost(header, len(image), options)
+        with self._admission.enter(header.megapixels, options.priority, deadline, account, memory):
             call = _Call(options, model, header, deadline, request_id, image)
             del image
             return await self._serve(call)
+
+    def _memory_cost(self, header: ImageHeader, upload_bytes: int, options: SegmentOptions) -> int:
+        cost, most = memory_cost(header, upload_bytes, options), self._admission.limits.max_memory_bytes
+        if cost > most:
+            raise ImageTooLargeError(
+                f"expected a request that needs at most {most / _MIB:.0f} MiB of memory, found one that needs "
+                f"{cost / _MIB:.0f}: {header.megapixels:.1f} megapixels of {header.format} as output={options.output}, "
+                f"format={options.format}"
+            )
+        return cost
 
     async def _serve(self, call: "_Call") -> SegmentResult:
         prepared = await self._prepare(call)

@@ -15,6 +15,8 @@ from server import errors
 from server.api.rest import create_app
 from server.api.rpc import RpcOptions, RpcServer
 from server.api.service import Service, TransportLimits
+from server.engine.admission import Admission, AdmissionLimits
+from server.engine.uploads import UploadLimits, Uploads
 from server.errors import ServerError
 from server.observability.metrics import Metrics
 from server.pipeline.request import SegmentRequest, SegmentResult
@@ -35,6 +37,7 @@ EXPECTED = {
     errors.UnknownModelError: (404, Code.NOT_FOUND, False),
     errors.BodyTooLargeError: (413, Code.INVALID_ARGUMENT, False),
     errors.ImageTooLargeError: (413, Code.INVALID_ARGUMENT, False),
+    errors.MetadataTooLargeError: (413, Code.INVALID_ARGUMENT, False),
     errors.NotAnImageError: (415, Code.INVALID_ARGUMENT, False),
     errors.CorruptImageError: (422, Code.INVALID_ARGUMENT, False),
     errors.CapacityError: (503, Code.UNAVAILABLE, True),
@@ -60,7 +63,9 @@ class Failing:
 
 
 def service_of(pipeline: Failing) -> Service:
-    return Service(pipeline, Metrics(), TransportLimits(), lambda: None, lambda: True, tuple)
+    metrics = Metrics()
+    uploads = Uploads(UploadLimits(), Admission(AdmissionLimits(), metrics))
+    return Service(pipeline, metrics, TransportLimits(), lambda: None, lambda: True, tuple, uploads)
 
 
 async def post_to(service: Service) -> httpx.Response:

@@ -28,9 +28,14 @@ VALUES = {
     "max_batch": ("7", 7),
     "cpu_workers": ("5", 5),
     "max_requests": ("10", 10),
+    "max_memory_inside_mib": ("4096", 4096.0),
     "max_megapixels_inside": ("400", 400.0),
     "max_megapixels": ("12.5", 12.5),
+    "max_side": ("8192", 8192),
     "max_upload_mib": ("0.5", 0.5),
+    "max_metadata_mib": ("1.5", 1.5),
+    "max_uploads": ("20", 20),
+    "max_uploads_mib": ("128", 128.0),
     "timeout_s": ("20", 20.0),
     "max_timeout_s": ("301", 301.0),
     "tls_certificate": ("/tls.crt", Path("/tls.crt")),
@@ -263,17 +268,13 @@ def test_files_that_cannot_be_read(text, message, tmp_path):
 
 
 def test_what_is_left_to_the_machine_is_decided_by_its_limits():
-    host = HostLimits(cpus=3.5, memory_bytes=26 * 10**8)
+    host = HostLimits(cpus=3.5, memory_bytes=2048 << 20)
     decided = Settings().for_host(host)
-    assert (decided.threads, decided.cpu_workers, decided.max_megapixels_inside) == (3, 3, 100)
+    assert (decided.threads, decided.cpu_workers) == (3, 3)
+    assert (decided.max_memory_inside_mib, decided.max_uploads_mib) == (1024, 512)
     assert decided.max_batch is None
-    told = Settings(threads=1, cpu_workers=2, max_megapixels_inside=70).for_host(host)
-    assert (told.threads, told.cpu_workers, told.max_megapixels_inside) == (1, 2, 70)
-
-
-def test_a_small_machine_still_takes_the_largest_image_that_is_allowed():
-    decided = Settings().for_host(HostLimits(cpus=0.5, memory_bytes=10**8))
-    assert (decided.threads, decided.max_megapixels_inside) == (1, 50)
+    told = Settings(threads=1, cpu_workers=2, max_memory_inside_mib=70, max_uploads_mib=7).for_host(host)
+    assert (told.threads, told.cpu_workers, told.max_memory_inside_mib, told.max_uploads_mib) == (1, 2, 70, 7)
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)

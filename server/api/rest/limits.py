@@ -18,6 +18,12 @@ def check_size(size: int, limit: int) -> None:
         raise BodyTooLargeError(f"expected at most {limit} bytes, found {size} or more")
 
 
+def announced_bytes(headers: Mapping[str, str]) -> int | None:
+    """How long a body says that it is; None where it does not (names of the headers are in lower case)."""
+    announced = headers.get("content-length", "")
+    return int(announced) if announced.isdecimal() else None
+
+
 async def read_chunks(receive: Receive, headers: Mapping[str, str], limit: int) -> AsyncIterator[bytes]:
     """The body of a request, piece by piece, without ever holding more than one of them.
 
@@ -30,9 +36,8 @@ async def read_chunks(receive: Receive, headers: Mapping[str, str], limit: int) 
         BodyTooLargeError: More bytes were announced, or came.
         CancelledByClientError: The client left before the end.
     """
-    announced = headers.get("content-length", "")
-    if announced.isdecimal():
-        check_size(int(announced), limit)
+    if (announced := announced_bytes(headers)) is not None:
+        check_size(announced, limit)
     total, more = 0, True
     while more:
         message = await receive()

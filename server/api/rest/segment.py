@@ -4,9 +4,11 @@ import asyncio
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Message
 
 from server.api.rest.disconnect import run_while_connected
-from server.api.rest.upload import read_upload
+from server.api.rest.limits import announced_bytes, check_size
+from server.api.rest.upload import longest_body, read_upload
 from server.api.service import Service
 from server.errors import DeadlineExceededError
 from server.observability.logs import request_id
@@ -29,12 +31,21 @@ async def _read(request: Request, service: Service) -> SegmentRequest:
     limits = service.limits
     headers = {name.lower(): value for name, value in request.headers.items()}
     query = request.query_params.multi_items()
-    try:
-        async with asyncio.timeout(limits.max_timeout_s):
-            upload = await read_upload(request.receive, headers, query, limits.max_upload_bytes)
-    except TimeoutError as error:
-        request.state.close_connection = True  # its rest may never come
-        raise DeadlineExceededError(f"the body did not arrive within {limits.max_timeout_s:g} s") from error
+    announced = announced_bytes(headers) or 0
+    check_size(announced, longest_body(limits.max_upload_bytes))  # first: there will never be room for it
+    with service.uploads.receive(announced) as arrival:
+
+        async def receive() -> Message:
+            message = await request.receive()
+            arrival.add(len(message.get("body", b"")))
+            return message
+
+        try:
+            async with asyncio.timeout(limits.max_timeout_s):
+                upload = await read_upload(receive, headers, query, limits.max_upload_bytes)
+        except TimeoutError as error:
+            request.state.close_connection = True  # its rest may never come
+            raise DeadlineExceededError(f"the body did not arrive within {limits.max_timeout_s:g} s") from error
     options = parse_options(upload.options, accept=headers.get("accept", ""), max_timeout_s=limits.max_timeout_s)
     return SegmentRequest(upload.image, options, request_id.get(), getattr(request.state, "account", None))
 

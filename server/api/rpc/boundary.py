@@ -1,5 +1,6 @@
 """What surrounds every call: its request id, its count, its line in the log, and the outermost catch."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -13,7 +14,13 @@ from server.access.gate import Area
 from server.api.rpc.messages import error_metadata, valid_text
 from server.api.service import Service, choose_request_id
 from server.api.status import status_of
-from server.errors import CancelledByClientError, DeadlineExceededError, ServerError, UnauthenticatedError
+from server.errors import (
+    CancelledByClientError,
+    DeadlineExceededError,
+    MalformedRequestError,
+    ServerError,
+    UnauthenticatedError,
+)
 from server.observability.logs import request_id
 
 _log = logging.getLogger(__name__)
@@ -69,14 +76,16 @@ class Boundary(grpc.aio.ServerInterceptor):
             return self._refusal(method, error)
         if not method.startswith(self._prefix):
             return handler
+        # A single call is handled as a stream of one message: we read those of streams ourselves, and so can refuse
+        # them unread, and bound them while they are on their way.
         unary = not handler.response_streaming
-        behaviour = handler.unary_unary if unary else handler.stream_stream
+        behaviour = self._read_one(handler.unary_unary) if unary else handler.stream_stream
 
         async def surrounded(request: Any, context: Context) -> Any:  # noqa: ANN401 - a message, or an iterator of them
             account.set(caller)
             return await self._surround(method, behaviour, request, context)
 
-        make = grpc.unary_unary_rpc_method_handler if unary else grpc.stream_stream_rpc_method_handler
+        make = grpc.stream_unary_rpc_method_handler if unary else grpc.stream_stream_rpc_method_handler
         return make(surrounded, handler.request_deserializer, handler.response_serializer)
 
     def _refusal(self, method: str, error: ServerError) -> Handler:
@@ -88,6 +97,24 @@ class Boundary(grpc.aio.ServerInterceptor):
             await self._surround(method, fail, request, context)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
+
+    def _read_one(self, behaviour: Any) -> Any:  # noqa: ANN401 - of a message, to one of a stream
+        async def read_and_answer(_: object, context: Context) -> Any:  # noqa: ANN401
+            return await behaviour(await self._read(context), context)
+
+        return read_and_answer
+
+    async def _read(self, context: Context) -> Any:  # noqa: ANN401
+        longest = self._service.limits.max_timeout_s
+        with self._service.uploads.receive():
+            try:
+                async with asyncio.timeout(longest):
+                    message = await context.read()
+            except TimeoutError as error:
+                raise DeadlineExceededError(f"the message did not arrive within {longest:g} s") from error
+        if message is grpc.aio.EOF:
+            raise MalformedRequestError("expected one message, found none")
+        return message
 
     async def _surround(self, method: str, behaviour: Any, request: Any, context: Context) -> Any:  # noqa: ANN401
         offered = {key: value for key, value in context.invocation_metadata() or () if key == _ID_KEY}.get(_ID_KEY)

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import itertools
+import random
 import threading
 from collections.abc import Iterable
 
@@ -48,11 +49,15 @@ def multipart(*parts: tuple[str, bytes]) -> bytes:
 
 
 async def read(
-    body: bytes, content_type: str = "", query: Iterable[tuple[str, str]] = (), step: int = 1 << 16
+    body: bytes,
+    content_type: str = "",
+    query: Iterable[tuple[str, str]] = (),
+    step: int = 1 << 16,
+    max_bytes: int = LIMIT,
 ) -> Upload:
     chunks = [body[start : start + step] for start in range(0, len(body), step)] or [b""]
     headers = {"content-type": content_type} if content_type else {}
-    return await read_upload(receiver(chunks), headers, query, LIMIT)
+    return await read_upload(receiver(chunks), headers, query, max_bytes)
 
 
 async def read_form(*parts: tuple[str, bytes], step: int = 1 << 16) -> Upload:
@@ -90,8 +95,8 @@ async def test_json_with_base64_is_read():
     )
 
 
-async def read_json(body: str | bytes) -> Upload:
-    return await read(body.encode() if isinstance(body, str) else body, "application/json")
+async def read_json(body: str | bytes, max_bytes: int = LIMIT) -> Upload:
+    return await read(body.encode() if isinstance(body, str) else body, "application/json", max_bytes=max_bytes)
 
 
 LETTERS = base64.b64encode(b"\xfb\xff\xbf" * 40 + b"\xfb").decode()  # of pluses and slashes, and padded
@@ -265,3 +270,15 @@ async def test_impossible_forms_say_why(parts, message: str):
 
 async def test_a_field_called_image_may_be_a_plain_field():
     assert (await read_form(('name="image"', IMAGE))).image == IMAGE
+
+
+async def test_base64_is_decoded_in_pieces_that_fit_together():
+    image = random.Random(5).randbytes((3 << 20) + 1)  # noqa: S311 - no secret
+    text = base64.b64encode(image).decode()
+    assert (await read_json(f'{{"image_base64": "{text}"}}', max_bytes=4 << 20)).image == image
+
+
+async def test_padding_between_the_pieces_of_base64_is_refused():
+    piece = "A" * ((1 << 20) - 2) + "=="
+    with pytest.raises(MalformedRequestError, match="padding before the end"):
+        await read_json(f'{{"image_base64": "{piece}YWJj"}}', max_bytes=4 << 20)

@@ -71,6 +71,19 @@ def test_the_door_counts_megapixels():
     assert door.refusals() == {"megapixels": 1}
 
 
+def test_the_door_counts_memory():
+    door = Door(max_memory_bytes=100 << 20)
+    with inside(door, 2, memory_bytes=40 << 20):
+        assert door.admission.memory_inside == 80 << 20
+        with door.admission.enter(1.0, memory_bytes=20 << 20):
+            error = door.refusal(memory_bytes=1 << 20)
+        assert isinstance(error, OverloadedError)
+        assert error.detail == ("at most 100 MiB of memory are taken at a time, 100 are, and this request needs 1")
+        assert error.retry_after_s is not None
+    assert door.admission.memory_inside == 0
+    assert door.refusals() == {"memory": 1}
+
+
 def test_a_single_large_image_comes_in_when_nobody_is_inside():
     door = Door(max_megapixels=10)
     with door.admission.enter(50.0):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.errors import CorruptImageError, ImageTooLargeError, NotAnImageError
+from server.errors import CorruptImageError, ImageTooLargeError, MetadataTooLargeError, NotAnImageError
 from server.pipeline.decode import decode
 from server.pipeline.header import ImageLimits, read_header
 from tests.support import files
@@ -64,7 +64,7 @@ def test_damage_is_an_error_of_the_request_or_an_image(name):
         data = damaged(SOURCES[name], rng)
         try:
             image = decode(data, read_header(data, LIMITS))
-        except (CorruptImageError, NotAnImageError, ImageTooLargeError) as error:
+        except (CorruptImageError, NotAnImageError, ImageTooLargeError, MetadataTooLargeError) as error:
             outcomes.add(error.detail.split()[0])
         else:
             assert image.rgb.shape[:2] == image.size

@@ -33,6 +33,7 @@ from server.observability.metrics import Metrics
 from server.pipeline import stages
 from server.pipeline.decode import DecodedImage, decode
 from server.pipeline.header import ImageHeader, ImageLimits
+from server.pipeline.memory import DECODING, ENCODING
 from server.pipeline.models import Model, Models
 from server.pipeline.pipeline import Pipeline, PipelineLimits
 from server.pipeline.pool import HostPool
@@ -204,6 +205,26 @@ async def test_the_door_counts_from_header_to_answer():
         assert server.admission.inside == 0
 
 
+async def test_the_door_is_told_what_a_request_takes_by_its_formats():
+    limits = AdmissionLimits(max_memory_bytes=10_000_000)
+    upload = png(smooth(300, 300))
+    async with rig(admission_limits=limits, gated=True) as server:
+        first = asyncio.create_task(server.segment(upload, output=Output.CUTOUT, format=OutputFormat.WEBP))
+        await server.script.arrival()
+        assert server.admission.memory_inside == 90_000 * ENCODING[Output.CUTOUT, OutputFormat.WEBP] + 2 * len(upload)
+        server.script.let_pass()
+        await first
+
+
+async def test_a_request_that_takes_more_than_there_is_will_never_be_taken():
+    upload = png(smooth(300, 300))
+    enough = 90_000 * DECODING["PNG"] + 2 * len(upload)
+    async with rig(admission_limits=AdmissionLimits(max_memory_bytes=enough)) as server:
+        assert (await server.segment(upload)).size == (300, 300)
+        with pytest.raises(ImageTooLargeError, match=r"at most \d MiB of memory, .* output=cutout, format=webp"):
+            await server.segment(upload, output=Output.CUTOUT, format=OutputFormat.WEBP)
+
+
 async def test_bad_requests_are_answered_as_such_even_at_a_full_door():
     async with rig(admission_limits=AdmissionLimits(max_requests=1), gated=True) as server:
         first = asyncio.create_task(server.segment(png(smooth(30, 30))))
@@ -230,9 +251,9 @@ async def test_the_deadline_is_the_clients_within_the_servers(asked, most, expec
         seen = []
         enter = server.admission.enter
 
-        def spy(megapixels, priority, deadline, account):
+        def spy(megapixels, priority, deadline, account, memory_bytes):
             seen.append((megapixels, priority, deadline - server.pipeline._clock()))
-            return enter(megapixels, priority, deadline, account)
+            return enter(megapixels, priority, deadline, account, memory_bytes)
 
         monkeypatch.setattr(server.admission, "enter", spy)
         await server.segment(png(smooth(100, 200)), timeout_s=asked, priority=Priority.HIGH)

@@ -1,0 +1,32 @@
+"""What a request takes of the memory of the process, before anything is allocated for it.
+
+Peaks of resident memory in bytes per pixel, measured in a process of their own; `tests/unit/pipeline/test_memory.py`
+measures them again. They are those of the worst files of a format (noise, CMYK or 16 bits, transparency, an
+orientation to apply), because the others cannot be told from their headers.
+"""
+
+from server.pipeline.header import ImageHeader
+from server.pipeline.request import Output, OutputFormat, SegmentOptions
+
+DECODING = {"JPEG": 14, "PNG": 18, "WEBP": 24, "TIFF": 16, "BMP": 16, "GIF": 13, "AVIF": 24}
+"""From the upload to RGB and alpha, by the upload's format. AVIF of 10 bits by reckoning: Pillow writes none."""
+
+ENCODING = {
+    (Output.MATTE, OutputFormat.PNG): 14,
+    (Output.MATTE, OutputFormat.WEBP): 31,
+    (Output.MATTE, OutputFormat.JPEG): 14,
+    (Output.CUTOUT, OutputFormat.PNG): 25,
+    (Output.CUTOUT, OutputFormat.WEBP): 49,
+    (Output.COMPOSITE, OutputFormat.PNG): 22,
+    (Output.COMPOSITE, OutputFormat.WEBP): 22,
+    (Output.COMPOSITE, OutputFormat.JPEG): 16,
+}
+"""From RGB, alpha and the coarse mask to the answer, by what comes back."""
+
+_COPIES = 2  # of an upload: ours, and the decoder's
+
+
+def memory_cost(header: ImageHeader, upload_bytes: int, options: SegmentOptions) -> int:
+    """Bytes that answering a request takes at its peak: it is decoded first and encoded later, so the larger counts."""
+    per_pixel = max(DECODING[header.format], ENCODING[options.output, options.format])
+    return _COPIES * upload_bytes + header.pixels * per_pixel

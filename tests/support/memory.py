@@ -1,0 +1,52 @@
+"""How much memory a piece of work takes at its peak, in a process of its own, native code included.
+
+The kernel keeps the high-water mark of resident memory and forgets it on demand (`/proc/self/clear_refs`, Linux only).
+"""
+
+import ctypes
+import gc
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_FORGET_PEAK = "5"
+
+
+def measurable() -> bool:
+    """Whether this machine can say; containers may forbid it."""
+    try:
+        _CLEAR.write_text(_FORGET_PEAK)
+    except OSError:
+        return False
+    return True
+
+
+def peak_bytes(work: Callable[..., object], *arguments: Any) -> int:
+    """Resident bytes that `work(*arguments)` adds at its peak to what there was before it, in a forked process."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_measure, args=(sender, work, arguments))
+    process.start()
+    sender.close()
+    try:
+        found: int = receiver.recv()
+    finally:
+        process.join()
+    return found
+
+
+def _measure(sender: Connection, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # or what the parent let go of would be taken again, for nothing
+    _CLEAR.write_text(_FORGET_PEAK)
+    before = _kibibytes("VmRSS")
+    work(*arguments)
+    sender.send((_kibibytes("VmHWM") - before) * 1024)
+
+
+def _kibibytes(name: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1])

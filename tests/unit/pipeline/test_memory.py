@@ -1,0 +1,115 @@
+"""What requests are said to take is what they take: measured, in a process of their own, native code included."""
+
+import struct
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from server.pipeline.decode import Metadata
+from server.pipeline.encode import Compression, formats_of
+from server.pipeline.formats import READABLE
+from server.pipeline.header import ImageHeader, ImageLimits, read_header
+from server.pipeline.memory import DECODING, ENCODING, memory_cost
+from server.pipeline.request import Output, OutputFormat, SegmentOptions
+from server.pipeline.stages import Prepared, answer, prepare
+from tests.support import files
+from tests.support.images import noise, smooth
+from tests.support.memory import measurable, peak_bytes
+
+HEIGHT, WIDTH = 1500, 2000
+PIXELS = HEIGHT * WIDTH
+SLACK_BYTES = 3 << 20  # of the process: buffers of decoders, rounding of the allocator
+LIMITS = ImageLimits()
+
+
+def photo() -> Image.Image:
+    return Image.fromarray(smooth(HEIGHT, WIDTH))
+
+
+def with_alpha() -> Image.Image:
+    image = photo()
+    image.putalpha(Image.fromarray(smooth(HEIGHT, WIDTH, seed=3)[..., 0]))
+    return image
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def deep_grey() -> np.ndarray:
+    return (np.arange(PIXELS, dtype=np.uint32) % 65536).astype(np.uint16).reshape(HEIGHT, WIDTH)
+
+
+def bmp_with_alpha() -> bytes:
+    """Of 32 bits with masks (BITMAPV4HEADER), the only kind whose alpha is read."""
+    header = struct.pack("<IiiHHIIiiII", 108, WIDTH, HEIGHT, 1, 32, 3, 4 * PIXELS, 0, 0, 0, 0)
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    start = 14 + 108
+    body = (header + masks).ljust(108, b"\0") + np.asarray(with_alpha()).tobytes()
+    return b"BM" + struct.pack("<IHHI", start + 4 * PIXELS, 0, 0, start) + body
+
+
+WORST: dict[str, Callable[[], bytes]] = {
+    "JPEG": lambda: files.saved(
+        photo().convert("CMYK"), "JPEG", progressive=True, subsampling=0, icc_profile=files.red_cyan_profile()
+    ),
+    "PNG": lambda: files.raw_png(deep_grey(), files.GREY, 16, (b"tRNS", b"\0\1")),
+    "WEBP": lambda: files.saved(with_alpha(), "WEBP", lossless=True, method=0, quality=0, exif=turned()),
+    "TIFF": lambda: files.saved(with_alpha(), "TIFF", compression="tiff_adobe_deflate", tiffinfo={278: HEIGHT}),
+    "BMP": bmp_with_alpha,
+    "GIF": lambda: files.saved(Image.fromarray(smooth(HEIGHT, WIDTH)[..., 0]).convert("P"), "GIF", transparency=3),
+    "AVIF": lambda: files.saved(with_alpha(), "AVIF", speed=10, subsampling="4:4:4", exif=turned()),
+}
+
+
+def decode_one(data: bytes) -> None:
+    prepare(data, read_header(data, LIMITS), (64, 64), Output.CUTOUT, scaled_decode=False)
+
+
+def encode_one(output: Output, file_format: OutputFormat, pixels: np.ndarray) -> None:
+    # Copies, because what a request holds already is part of what it takes.
+    rgb = None if output is Output.MATTE else pixels.copy()
+    prepared = Prepared(pixels[:8, :8], rgb, pixels[..., 0].copy(), pixels.shape[:2], Metadata())
+    coarse = np.random.default_rng(0).random((64, 64), dtype=np.float32)
+    answer(prepared, coarse, SegmentOptions(output=output, format=file_format), Compression())
+
+
+def check(work: Callable[[], None], said: int) -> None:
+    found = peak_bytes(work)
+    assert found <= said * PIXELS + SLACK_BYTES, f"{found / PIXELS:.1f} bytes per pixel"
+    assert found >= 0.6 * said * PIXELS, f"{found / PIXELS:.1f} bytes per pixel: so much is not needed"
+
+
+needs_kernel = pytest.mark.skipif(not measurable(), reason="the kernel does not say how much memory was in use")
+
+
+@needs_kernel
+@pytest.mark.parametrize("file_format", DECODING)
+def test_decoding_takes_what_is_said(file_format):
+    data = WORST[file_format]()
+    decode_one(files.saved(Image.new("RGB", (8, 8)), file_format))  # what is loaded once is no cost of a request
+    check(partial(decode_one, data), DECODING[file_format])
+
+
+@needs_kernel
+@pytest.mark.parametrize(("output", "file_format"), ENCODING)
+def test_encoding_takes_what_is_said(output, file_format):
+    encode_one(output, file_format, noise(8, 8))
+    check(partial(encode_one, output, file_format, noise(HEIGHT, WIDTH)), ENCODING[output, file_format])
+
+
+def test_every_format_and_every_combination_has_its_cost():
+    assert set(DECODING) == set(READABLE)
+    assert set(ENCODING) == {(output, file_format) for output in Output for file_format in formats_of(output)}
+
+
+def test_the_cost_of_a_request_is_the_larger_half_of_it():
+    header = ImageHeader("AVIF", (100, 200))
+    cutout = SegmentOptions(output=Output.CUTOUT, format=OutputFormat.WEBP)
+    assert memory_cost(header, 1000, SegmentOptions()) == 2000 + 20_000 * DECODING["AVIF"]
+    assert memory_cost(header, 1000, cutout) == 2000 + 20_000 * ENCODING[Output.CUTOUT, OutputFormat.WEBP]
