@@ -11,13 +11,17 @@
     │   ├── ImageTooLargeError       more pixels than the limit, read from the header
     │   ├── MetadataTooLargeError    more beside the pixels than the limits
     │   ├── NotAnImageError          the bytes are no image format that is read here
-    │   └── CorruptImageError        a known format, but truncated or damaged
+    │   ├── CorruptImageError        a known format, but truncated or damaged
+    │   ├── UrlNotAllowedError       an image is named by a URL that this server does not fetch
+    │   ├── UrlFetchFailedError      the server that the URL names did not send the image
+    │   └── UrlTooLargeError         it sends more bytes than the limit
     ├── CapacityError                the request is fine, the server cannot take it now
     │   ├── OverloadedError          refused at the door: the queue is full
     │   ├── RateLimitedError         refused at the door: this client has used up its minute
     │   ├── DrainingError            refused at the door: the process is about to exit
     │   └── NotReadyError            refused at the door: models are still warming up, or the device is lost
     ├── DeadlineExceededError        the deadline passed, or cannot be met
+    │   └── UrlTimeoutError          the server that the URL names took too long
     ├── CancelledByClientError       the client left before the answer
     └── InferenceError               the device failed on this item
         └── DeviceLostError          the device failed for good: this process serves no more
@@ -126,6 +130,27 @@ class CorruptImageError(RequestError):
     title = "The image is truncated or damaged"
 
 
+class UrlNotAllowedError(RequestError):
+    """An image is named by a URL, and this server fetches none, or not that one."""
+
+    code = "url-not-allowed"
+    title = "The URL is not one that this server fetches"
+
+
+class UrlFetchFailedError(RequestError):
+    """The server that the URL names did not send the image."""
+
+    code = "url-fetch-failed"
+    title = "The image could not be fetched from its URL"
+
+
+class UrlTooLargeError(RequestError):
+    """The server that the URL names sends more bytes than the limit."""
+
+    code = "url-too-large"
+    title = "The image at the URL has too many bytes"
+
+
 class CapacityError(ServerError):
     """The request is fine, the server cannot take it now."""
 
@@ -166,6 +191,13 @@ class DeadlineExceededError(ServerError):
 
     code = "deadline-exceeded"
     title = "The deadline passed"
+
+
+class UrlTimeoutError(DeadlineExceededError):
+    """The server that the URL names took too long."""
+
+    code = "url-timeout"
+    title = "The image did not arrive from its URL in time"
 
 
 class CancelledByClientError(ServerError):

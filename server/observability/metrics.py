@@ -26,7 +26,17 @@ from prometheus_client.registry import Collector
 
 from server.observability.station import Station
 
-REFUSALS = ("uploads", "requests", "megapixels", "memory", "rate_limit", "deadline", "draining", "not_ready")
+REFUSALS = (
+    "uploads",
+    "fetches",
+    "requests",
+    "megapixels",
+    "memory",
+    "rate_limit",
+    "deadline",
+    "draining",
+    "not_ready",
+)
 DROPS = ("expired", "cancelled")
 FAULTS = ("item", "batch", "out_of_memory", "fatal")
 
@@ -43,6 +53,9 @@ class Metrics:
         refusals: Turned away at the door, by `reason` (`REFUSALS`); every refusal is counted exactly once.
         dropped: Accepted, then dropped before they cost device time, by `reason` (`DROPS`).
         faults: Failures of the device by `kind` (`FAULTS`).
+        fetches: Images fetched by their URL, by `outcome` (ok, or the error's public code).
+        fetch_seconds: Time of one fetch, waiting and redirects included, whatever came of it.
+        fetch_bytes: Bytes of the images that were fetched whole.
         stage_seconds: Time of one request in each `stage` (decode, queue, infer, encode, …).
         host: The pool of threads that decode and encode.
         device: The devices that run networks.
@@ -68,6 +81,11 @@ class Metrics:
         self.refusals = counter("birefnet_refusals", "Requests refused at the door.", "reason", REFUSALS)
         self.dropped = counter("birefnet_dropped", "Items dropped before they cost device time.", "reason", DROPS)
         self.faults = counter("birefnet_faults", "Failures of the device.", "kind", FAULTS)
+        self.fetches = Counter("birefnet_fetches", "Images fetched by URL.", ["outcome"], registry=self.registry)
+        self.fetch_seconds = Histogram(
+            "birefnet_fetch_seconds", "Time of a fetch.", buckets=_SECONDS, registry=self.registry
+        )
+        self.fetch_bytes = Counter("birefnet_fetch_bytes", "Bytes of fetched images.", registry=self.registry)
         self.stage_seconds = Histogram(
             "birefnet_stage_seconds",
             "Time of a request in a stage.",
