@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -36,6 +37,7 @@ PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Network = IPv4Network | IPv6Network
 
 
 class InvalidSettingsError(ValueError):
@@ -202,6 +204,41 @@ class Settings(BaseModel):
         "several with commas.",
     )
 
+    # What it fetches
+    allow_urls: bool = Field(
+        False,
+        description="Fetch images that requests name by image_url, and so open connections to hosts that clients "
+        "choose. Off, such requests are refused with 422. Read docs/urls.md first.",
+    )
+    url_timeout_s: PositiveSeconds = Field(
+        20.0,
+        description="Seconds for one image by its URL, from the lookup of the name to the last byte, waiting and "
+        "redirects included; then 504. The request's own time limit holds as well.",
+    )
+    url_fetches: Count = Field(
+        16,
+        description="Images fetched at once, each up to max_upload_mib in memory; at most half of them towards one "
+        "host. As many as max_requests more wait, the rest is refused with 429 and Retry-After.",
+    )
+    url_ports: tuple[Port, ...] = Field(
+        (80, 443),
+        description="Ports that a URL may name. 0 stands for every port, which lets clients knock at all of them.",
+    )
+    url_allow: tuple[Network, ...] = Field(
+        (),
+        description="Networks that may be fetched from although their addresses are not public, such as 10.1.2.0/24: "
+        "the image store of a private deployment. Every host in them can be reached by every client.",
+    )
+    url_deny: tuple[Network, ...] = Field(
+        (),
+        description="Networks that are never fetched from, even if their addresses are public or allowed: services of "
+        "your own that have public addresses.",
+    )
+    url_ca_file: Path | None = Field(
+        None,
+        description="Certificates of authorities, in PEM, that are trusted for https URLs beside the public ones.",
+    )
+
     # How it answers
     png_level: int = Field(
         1,
@@ -285,7 +322,7 @@ class Settings(BaseModel):
     def max_pixels(self) -> int:
         return round(self.max_megapixels * 1e6)
 
-    @field_validator("model", "open_without_key", "cors_origin", mode="before")
+    @field_validator("model", "open_without_key", "cors_origin", "url_ports", "url_allow", "url_deny", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -92,8 +92,10 @@ class Account:
         if wait_s > 0:
             detail = (
                 f"at most {bucket.per_minute:g} megapixels a minute are taken with this key, "
-                f"{max(0.0, bucket.level(now)):.3g} are left now, and this image has {megapixels:.3g}"
+                f"{max(0.0, bucket.level(now)):.3g} are left now"
             )
+            if megapixels:  # 0 stands for an image that is not known yet
+                detail += f", and this image has {megapixels:.3g}"
             raise RateLimitedError(detail, retry_after_s=max(1, math.ceil(wait_s)))
 
     @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from server.access import Gate, KeyRing
 from server.api.certificates import CertificateFiles, Certificates
@@ -21,7 +22,11 @@ from server.pipeline.header import ImageLimits
 from server.pipeline.models import Model, Models, ModelsError, open_models
 from server.pipeline.pipeline import Pipeline, PipelineLimits
 from server.pipeline.pool import HostPool
+from server.pipeline.remote import RemotePipeline
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.fetch.fetcher import Fetcher
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +46,12 @@ class Parts:
     pool: HostPool
     metrics: Metrics
     pipeline: Pipeline
+    fetcher: "Fetcher | None" = None
+
+    @property
+    def front(self) -> Pipeline | RemotePipeline:
+        """What transports hand their requests to."""
+        return self.pipeline if self.fetcher is None else RemotePipeline(self.pipeline, self.fetcher, self.metrics)
 
     async def start(self) -> None:
         """Open the devices, and warm and prove every model.
@@ -53,6 +64,8 @@ class Parts:
     async def close(self) -> None:
         """End all threads, for some seconds; one that is busy for longer is left behind."""
         self.pool.close()
+        if self.fetcher is not None:
+            self.fetcher.close()
         _, ended = await asyncio.gather(self.engine.close(), asyncio.to_thread(self.pool.join, _CLOSE_S))
         if not ended:
             _log.error("a thread of the host still works after %g s; it is left behind", _CLOSE_S)
@@ -67,6 +80,7 @@ def compose(settings: Settings, make_backend: Callable[[], Backend] | None = Non
 
     Raises:
         ModelsError: The artifacts that the settings name cannot be served.
+        OSError: A file that they name cannot be read.
     """
     settings = settings.for_host(host_limits())
     metrics = Metrics()
@@ -83,7 +97,8 @@ def compose(settings: Settings, make_backend: Callable[[], Backend] | None = Non
     pipeline = Pipeline(engine, admission, models, pool, metrics, _pipeline_limits(settings))
     distribution = _VERSIONED.get(settings.backend)
     metrics.build_info({distribution: version(distribution)} if distribution is not None else {})
-    return Parts(engine, admission, uploads, models, pool, metrics, pipeline)
+    fetcher = _make_fetcher(settings, metrics)
+    return Parts(engine, admission, uploads, models, pool, metrics, pipeline, fetcher)
 
 
 @asynccontextmanager
@@ -156,6 +171,26 @@ def _backend_maker(settings: Settings) -> Callable[[], Backend]:
         return OrtBackend(OrtOptions(settings.threads or 1, 0 if wanted else None, allow_cpu))
 
     return {"fake": make_fake, "ort": make_ort}[settings.backend]
+
+
+def _make_fetcher(settings: Settings, metrics: Metrics) -> "Fetcher | None":
+    """None where no images are fetched: then not even the code that connects is loaded."""
+    if not settings.allow_urls:
+        return None
+    from server.fetch.addresses import AddressPolicy
+    from server.fetch.fetcher import Fetcher, FetchLimits
+    from server.fetch.places import PlaceLimits
+
+    share = max(1, settings.url_fetches // 2)
+    limits = FetchLimits(
+        max_bytes=settings.max_upload_bytes,
+        timeout_s=settings.url_timeout_s,
+        ports=settings.url_ports,
+        places=PlaceLimits(settings.url_fetches, share, share, settings.max_requests),
+        addresses=AddressPolicy(settings.url_allow, settings.url_deny),
+        ca_file=settings.url_ca_file,
+    )
+    return Fetcher(limits, metrics)
 
 
 def _pipeline_limits(settings: Settings) -> PipelineLimits:

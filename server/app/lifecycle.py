@@ -200,7 +200,7 @@ def _leave_threads_behind(code: int) -> None:
 
 def _service(parts: Parts, settings: Settings, gate: Gate, unready_reason: Callable[[], str | None]) -> Service:
     return Service(
-        pipeline=parts.pipeline,
+        pipeline=parts.front,
         metrics=parts.metrics,
         limits=TransportLimits(settings.max_upload_bytes, settings.max_timeout_s, settings.grpc_stream_window),
         unready_reason=unready_reason,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from server.settings import CONFIG_VARIABLE, Settings, flag, load_settings, variable
+from server.settings import CONFIG_VARIABLE, Network, Settings, flag, load_settings, variable
 
 _PREFIX = "setting_"
 
@@ -61,13 +61,11 @@ def type_text(field: FieldInfo) -> str:
         return "|".join(map(str, get_args(kind)))
     if is_list(field):
         kind = get_args(kind)[0]
-        return (
-            "|".join(map(str, get_args(kind)))
-            if get_origin(kind) is Literal
-            else "[NAME=]DIR"
-            if kind is str
-            else "TEXT"
-        )
+        if get_origin(kind) is Literal:
+            return "|".join(map(str, get_args(kind)))
+        if kind in (str, Network):
+            return "[NAME=]DIR" if kind is str else "CIDR"
+        return "NUMBER" if _bare(kind) is int else "TEXT"
     words: dict[object, str] = {bool: "true|false", int: "NUMBER", float: "NUMBER", Path: "PATH"}
     return words.get(kind, "TEXT")
 
@@ -77,7 +75,7 @@ def default_text(field: FieldInfo) -> str:
     if field.default is None or field.default == ():
         return "none" if is_list(field) or _bare(field.annotation) is Path else "by the machine"
     if is_list(field):
-        return ", ".join(field.default)
+        return ", ".join(map(str, field.default))
     if isinstance(field.default, bool):
         return "true" if field.default else "false"
     return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)

@@ -1,7 +1,6 @@
 """`docs/settings.md` and the settings as TOML, from the one place that defines them."""
 
 import json
-from pathlib import Path
 
 from server.cli.flags import default_text, is_list, type_text
 from server.settings import CONFIG_VARIABLE, Settings, flag, variable
@@ -47,4 +46,4 @@ def _toml(value: object) -> str:
         return json.dumps(value)
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+    return json.dumps(str(value), ensure_ascii=False)

@@ -235,6 +235,24 @@ class Admission:
         self._metrics.refusals.labels(reason).inc()
         return OverloadedError(detail, retry_after_s=self._advise(self._seconds_per_request(), self._clock()))
 
+    def check(self, priority: Priority, deadline: float, account: Account | None) -> None:
+        """Refuse now who would be refused whatever the size of the image; who is not may be refused later.
+
+        Args:
+            priority: As of the item that will come of it.
+            deadline: Monotonic seconds, absolute.
+            account: Whose rate limit will pay for it; None where there is none.
+
+        Raises:
+            ServerError: As `enter`.
+        """
+        now = self._clock()
+        place = _Place(0.0, 0, priority, deadline, None)
+        self.check_open()
+        self._check_allowance(account, 0.0)
+        self._check_room(place, now)
+        self._check_deadline(place, now)
+
     async def drain(self) -> None:
         """Refuse everyone from now on, and wait until all that are inside have left."""
         self._draining = True

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from server.engine import Engine, Item, Outcome
 from server.engine.admission import Admission
-from server.errors import DeadlineExceededError, ImageTooLargeError
+from server.errors import DeadlineExceededError, ImageTooLargeError, UrlNotAllowedError
 from server.observability.metrics import Metrics
 from server.pipeline.encode import MEDIA_TYPES, Compression, check_combination, check_size
 from server.pipeline.header import ImageHeader, ImageLimits, read_header
 from server.pipeline.memory import memory_cost
 from server.pipeline.models import Model, Models
 from server.pipeline.pool import HostPool
-from server.pipeline.request import SegmentOptions, SegmentRequest, SegmentResult
+from server.pipeline.request import ImageUrl, SegmentOptions, SegmentRequest, SegmentResult
 from server.pipeline.stages import Prepared, answer, prepare
 
 _MIB = 1 << 20
@@ -68,12 +68,30 @@ class Pipeline:
         on_devices = sum(device.max_batch * (1 + device.look_ahead) for device in self._engine.devices)
         return self._pool.workers + on_devices
 
+    def check(self, request: SegmentRequest) -> float:
+        """Refuse what would be refused whatever its image is, before anything is spent on that.
+
+        Returns:
+            Seconds that the request may take.
+
+        Raises:
+            InvalidOptionError, UnknownModelError: The options cannot be met.
+            ServerError: As `Admission.check`.
+        """
+        options = request.options
+        check_combination(options.output, options.format)
+        self.models.find(options.model)
+        timeout_s = self._timeout_s(options)
+        self._admission.check(options.priority, self._clock() + timeout_s, request.account)
+        return timeout_s
+
     async def segment(self, request: SegmentRequest) -> SegmentResult:
         """Answer one request. Cancelling the caller's task drops the work, wherever it is.
 
         The upload is let go of once it is decoded, if the caller holds no reference of its own to `request`.
 
         Raises:
+            UrlNotAllowedError: The image is named by a URL; `RemotePipeline` fetches those.
             RequestError: The request cannot be served as it is; nothing was queued for it.
             CapacityError: The server cannot take it now.
             DeadlineExceededError: Its deadline has passed, or cannot be met.
@@ -81,11 +99,14 @@ class Pipeline:
         """
         arrived = self._clock()
         options, image, account, request_id = request.options, request.image, request.account, request.request_id
+        if isinstance(image, ImageUrl):
+            raise UrlNotAllowedError(
+                "image_url: this server fetches no images (its setting allow_urls is off); expected the image itself"
+            )
         del request
         check_combination(options.output, options.format)
         model = self.models.find(options.model)
-        timeout_s = self.limits.timeout_s if options.timeout_s is None else options.timeout_s
-        deadline = arrived + min(timeout_s, self.limits.max_timeout_s)
+        deadline = arrived + self._timeout_s(options)
         try:
             async with asyncio.timeout(deadline - self._clock()):
                 header = await self._pool.glance(partial(read_header, image, self.limits.image))
@@ -107,6 +128,10 @@ class Pipeline:
                 f"format={options.format}"
             )
         return cost
+
+    def _timeout_s(self, options: SegmentOptions) -> float:
+        timeout_s = self.limits.timeout_s if options.timeout_s is None else options.timeout_s
+        return min(timeout_s, self.limits.max_timeout_s)
 
     async def _serve(self, call: "_Call") -> SegmentResult:
         prepared = await self._prepare(call)

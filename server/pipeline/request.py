@@ -46,17 +46,24 @@ class SegmentOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageUrl:
+    """Where an image is, as the client wrote it: unchecked, and perhaps secret."""
+
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentRequest:
     """One image and how to answer it.
 
     Attributes:
-        image: The encoded file as uploaded.
+        image: The encoded file as uploaded, or where to fetch it.
         options: How it is to be answered.
         request_id: Names it in the log where a batch of several requests is spoken of.
         account: Whose rate limit it counts for; None where there is none.
     """
 
-    image: bytes = field(repr=False)
+    image: bytes | ImageUrl = field(repr=False)
     options: SegmentOptions = SegmentOptions()
     request_id: str = ""
     account: Account | None = None
@@ -72,7 +79,7 @@ class SegmentResult:
         size: (height, width) of the answer, after EXIF orientation.
         model: Name of the model that made it.
         batch_size: How many items shared the device with this one.
-        stage_s: Seconds by stage (decode, queue, infer, encode), in the order in which they ran.
+        stage_s: Seconds by stage (fetch, decode, queue, infer, encode), in the order in which they ran.
     """
 
     body: bytes = field(repr=False)

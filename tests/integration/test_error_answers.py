@@ -191,7 +191,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
     ),
     "unknown model": ({"content": IMAGE, "params": {"model": "gone"}}, 404, "unknown-model", "fake"),
     "timeout": ({"content": IMAGE, "params": {"timeout_ms": "999999999"}}, 422, "invalid-option", "600000"),
-    "url": ({"json": {"image_url": "http://x/y.png"}}, 422, "invalid-option", "image_url"),
+    "url": ({"json": {"image_url": "http://x/y.png"}}, 422, "url-not-allowed", "allow_urls"),
     "bad json": ({"content": b'{"image_base64": ', "headers": JSON}, 400, "malformed-request", "invalid JSON"),
     "json list": ({"content": b"[1]", "headers": JSON}, 400, "malformed-request", "JSON object"),
     "deep json": ({"content": b"[" * 200_000, "headers": JSON}, 400, "malformed-request", "JSON"),

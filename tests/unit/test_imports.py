@@ -36,6 +36,12 @@ def test_the_server_loads_no_torch_and_no_exporter():
     assert loaded.isdisjoint(FORBIDDEN), loaded.intersection(FORBIDDEN)
 
 
+def test_what_connects_to_the_outside_is_loaded_only_where_it_is_allowed():
+    compose = "from server.settings import Settings; from server.app.composition import compose"
+    assert "httpcore" not in loaded_after(f"import server.app; {compose}; compose(Settings(backend='fake'))")
+    assert "httpcore" in loaded_after(f"{compose}; compose(Settings(backend='fake', allow_urls=True))")
+
+
 def test_the_command_line_loads_neither_transports_nor_runtimes_before_it_knows_what_to_do():
     loaded = loaded_after("import server.cli")
     assert loaded.isdisjoint({"fastapi", "grpc", "onnxruntime", "cv2", "numpy", *FORBIDDEN})

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,13 @@ VALUES = {
     "rate_limit_megapixels": ("500", 500.0),
     "open_without_key": ("metrics, docs", ("metrics", "docs")),
     "cors_origin": ("https://a.example,http://[::1]:8080", ("https://a.example", "http://[::1]:8080")),
+    "allow_urls": ("true", True),
+    "url_timeout_s": ("7.5", 7.5),
+    "url_fetches": ("9", 9),
+    "url_ports": ("8443", (8443,)),
+    "url_allow": ("10.0.0.0/8", (ip_network("10.0.0.0/8"),)),
+    "url_deny": ("fd00::/8", (ip_network("fd00::/8"),)),
+    "url_ca_file": ("/ca.pem", Path("/ca.pem")),
     "png_level": ("6", 6),
     "jpeg_quality": ("80", 80),
     "webp_quality": ("70", 70),
@@ -133,6 +141,8 @@ def test_lists(monkeypatch, write):
     monkeypatch.setenv("BIREFNET_MODEL", "a=/x, /y ,")
     assert load_settings().model == ("a=/x", "/y")
     assert load_settings({"model": ["b=/z", "/w"]}).model == ("b=/z", "/w")
+    monkeypatch.setenv("BIREFNET_URL_PORTS", "80, 8080")
+    assert load_settings().url_ports == (80, 8080)
     monkeypatch.delenv("BIREFNET_MODEL")
     assert load_settings(config=write('model = ["/x", "/y"]')).model == ("/x", "/y")
 
@@ -295,7 +305,14 @@ def test_the_reference_page_is_in_step():
 
 
 def test_printed_settings_are_a_file_that_gives_the_same(write):
-    settings = Settings(model=("a=/x", "b=/y"), models_dir=Path("/m"), device="cuda", allow_cpu=True, timeout_s=0.25)
+    settings = Settings(
+        model=("a=/x", "b=/y"),
+        models_dir=Path("/m"),
+        device="cuda",
+        allow_cpu=True,
+        timeout_s=0.25,
+        url_allow=(ip_network("10.0.0.0/8"),),
+    )
     assert load_settings(config=write(as_toml(settings))) == settings
     assert load_settings(config=write(as_toml(Settings()))) == Settings()
 

@@ -9,6 +9,9 @@ from server.errors import EmptyBodyError, MalformedRequestError
 IMAGE_FIELDS = ("image", "file", "image_file")
 """Names under which the image may be sent."""
 
+URL_FIELD = "image_url"
+"""Name under which, instead, the place of the image may be sent."""
+
 _MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 4096
 
@@ -63,16 +66,18 @@ class MultipartReader:
         except FormParserError as error:
             raise MalformedRequestError(f"the multipart body cannot be read: {error}") from error
 
-    def finish(self) -> bytes:
-        """The image, once the body is complete.
+    def finish(self) -> bytes | None:
+        """The image, once the body is complete; None if a field says where it is.
 
         Raises:
-            MalformedRequestError: The body ends before its last boundary, or has no image.
+            MalformedRequestError: The body ends before its last boundary, or has neither.
             EmptyBodyError: The image has no bytes.
         """
         if not self._ended:
             raise MalformedRequestError("expected a complete multipart body, found one that ends before its boundary")
         if self._image is None:
+            if any(name == URL_FIELD for name, _ in self.fields):
+                return None
             found = ", ".join(name for name, _ in self.fields) or "none"
             raise MalformedRequestError(f"expected a field {' or '.join(IMAGE_FIELDS)}, found the fields: {found}")
         if not self._image:

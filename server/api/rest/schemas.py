@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from server.api.rest.multipart import IMAGE_FIELDS
+from server.api.rest.multipart import IMAGE_FIELDS, URL_FIELD
 from server.api.rest.problems import MEDIA_TYPE, problem_schema
 from server.api.status import CLIENT_CLOSED_REQUEST, STATUSES
 from server.engine.batching import Priority
@@ -55,22 +55,31 @@ def segment_body() -> dict[str, Any]:
     options = {name: _OPTION_SCHEMAS[name] for name in OPTIONS}
     parts = {"image": {**_BINARY, "description": f"The file; also as {' or '.join(IMAGE_FIELDS[1:])}."}}
     base64_image = {"type": "string", "contentEncoding": "base64", "description": "The file; a data URL is fine too."}
+    url = {"type": "string", "format": "uri", "description": "Where the file is, if this server fetches images."}
     return {
         "required": True,
         "description": "An image: as a form field, as the body itself, or in JSON. Its content tells its format. An "
-        "option may be given once, in the query or in the body.",
+        "option may be given once, in the query or in the body. A server that is set to fetch images takes the URL of "
+        "one instead.",
         "content": {
             "multipart/form-data": {
-                "schema": {"type": "object", "required": ["image"], "properties": {**parts, **options}}
+                "schema": {
+                    "type": "object",
+                    "oneOf": [{"required": ["image"]}, {"required": [URL_FIELD]}],
+                    "properties": {**parts, URL_FIELD: url, **options},
+                }
+            },
+            "application/x-www-form-urlencoded": {
+                "schema": {"type": "object", "required": [URL_FIELD], "properties": {URL_FIELD: url, **options}}
             },
             "image/*": {"schema": _BINARY},
             "application/octet-stream": {"schema": _BINARY},
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "required": ["image_base64"],
+                    "oneOf": [{"required": ["image_base64"]}, {"required": [URL_FIELD]}],
                     "additionalProperties": False,
-                    "properties": {"image_base64": base64_image, **options},
+                    "properties": {"image_base64": base64_image, URL_FIELD: url, **options},
                 }
             },
         },
@@ -83,7 +92,7 @@ def segment_responses() -> dict[int | str, dict[str, Any]]:
         "X-Request-Id": "Id of this request in the server's log; the client's own if it sent a sane one.",
         "X-Model": "Name of the model that made the answer.",
         "X-Batch-Size": "How many images shared the device with this one.",
-        "Server-Timing": "Milliseconds in decode, queue, infer, encode.",
+        "Server-Timing": "Milliseconds in fetch (of a URL), decode, queue, infer, encode.",
         "X-RateLimit-Limit": "Megapixels per minute of this API key's account; absent without a limit.",
         "X-RateLimit-Remaining": "Megapixels that are left now.",
         "X-RateLimit-Reset": "Seconds until all of them are there again.",

@@ -11,12 +11,14 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
 
 from python_multipart.multipart import parse_options_header
 
 from server.api.rest.limits import Receive, check_size, read_chunks
-from server.api.rest.multipart import MultipartReader
+from server.api.rest.multipart import URL_FIELD, MultipartReader
 from server.errors import EmptyBodyError, InvalidOptionError, MalformedRequestError
+from server.pipeline.request import ImageUrl
 
 _ENVELOPE_BYTES = 1024 * 1024  # of a body beside its image: part headers, JSON punctuation, options
 _JSON_BYTES = 64 * 1024  # of JSON that is parsed, in the event loop: 3 ms if it is all small objects
@@ -34,7 +36,8 @@ _ESCAPES = {
     rb"\u003d": b"=",
 }
 _BASE64_PIECE = 1 << 20  # characters, a multiple of 4; about a millisecond each
-_URL_KEY = "image_url"
+_FORM_BYTES = 64 * 1024  # of a urlencoded form, which has a URL and options
+_FORM_FIELDS = 32
 _PRINTABLE = frozenset(range(0x21, 0x7F))
 
 JSON_TYPE = "application/json"
@@ -44,9 +47,9 @@ URLENCODED_TYPE = "application/x-www-form-urlencoded"
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """What a client sent: an encoded image, and its options as text by their public names."""
+    """What a client sent: an encoded image or where it is, and its options as text by their public names."""
 
-    image: bytes = field(repr=False)
+    image: bytes | ImageUrl = field(repr=False)
     options: Mapping[str, str]
 
 
@@ -78,18 +81,26 @@ async def read_upload(
         raise MalformedRequestError(f"expected a body without Content-Encoding, found {coding[:60]!r}")
     declared, parameters = parse_options_header(headers.get("content-type"))
     media_type = declared.decode("latin-1")
+    image: bytes | None
     if media_type == MULTIPART_TYPE:
         image, fields = await _read_multipart(receive, headers, parameters.get(b"boundary"), max_bytes)
     elif media_type == JSON_TYPE:
         image, fields = await _read_json(receive, headers, max_bytes)
     else:
-        image, fields = await _read_raw(receive, headers, max_bytes), []
-        if media_type == URLENCODED_TYPE and _is_text(image):
-            raise MalformedRequestError(
-                "expected an image, found a urlencoded form, which cannot carry one: send it as multipart/form-data "
-                "(curl -F image=@photo.jpg), or as the body itself (curl --data-binary @photo.jpg)"
-            )
-    return Upload(image, merge_options(query, fields))
+        body = await _read_raw(receive, headers, max_bytes)
+        is_form = media_type == URLENCODED_TYPE and _is_text(body)
+        image, fields = (None, _parse_form(body)) if is_form else (body, [])
+    return Upload(_choose_image(image, fields), merge_options(query, fields))
+
+
+def _choose_image(image: bytes | None, fields: Iterable[tuple[str, str]]) -> bytes | ImageUrl:
+    urls = [ImageUrl(value) for name, value in fields if name == URL_FIELD]
+    if image is not None and not urls:
+        return image
+    if image is not None or len(urls) != 1:
+        found = f"{len(urls)} of `{URL_FIELD}`" + ("" if image is None else " beside an image")
+        raise MalformedRequestError(f"expected one image, found {found}")
+    return urls[0]
 
 
 def merge_options(query: Iterable[tuple[str, str]], fields: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -102,11 +113,10 @@ def merge_options(query: Iterable[tuple[str, str]], fields: Iterable[tuple[str, 
     origins: dict[str, str] = {}
     for origin, pairs in (("the query", query), ("the body", fields)):
         for name, value in pairs:
-            if name == _URL_KEY:
-                raise InvalidOptionError(
-                    f"{_URL_KEY}: this server fetches no images; expected the image itself, as multipart field "
-                    f"`image`, as the body, or as the JSON field `{_IMAGE_KEY}`"
-                )
+            if name == URL_FIELD:
+                if origin == "the body":
+                    continue  # it is the image
+                raise InvalidOptionError(f"{URL_FIELD}: expected in the body, found in the query, which proxies log")
             if name in options:
                 both = origin if origins[name] == origin else f"{origins[name]} and {origin}"
                 raise InvalidOptionError(f"{name[:60]}: expected once, found twice, in {both}")
@@ -116,7 +126,7 @@ def merge_options(query: Iterable[tuple[str, str]], fields: Iterable[tuple[str, 
 
 async def _read_multipart(
     receive: Receive, headers: Mapping[str, str], boundary: bytes | None, max_bytes: int
-) -> tuple[bytes, list[tuple[str, str]]]:
+) -> tuple[bytes | None, list[tuple[str, str]]]:
     if not boundary:
         raise MalformedRequestError("expected a boundary in the Content-Type of a multipart body, found none")
     reader = MultipartReader(boundary, max_bytes)
@@ -134,7 +144,7 @@ async def _read_raw(receive: Receive, headers: Mapping[str, str], max_bytes: int
 
 async def _read_json(
     receive: Receive, headers: Mapping[str, str], max_bytes: int
-) -> tuple[bytes, list[tuple[str, str]]]:
+) -> tuple[bytes | None, list[tuple[str, str]]]:
     text = b"".join([chunk async for chunk in read_chunks(receive, headers, longest_body(max_bytes))])
     if not text:
         raise EmptyBodyError(f"expected a JSON object with `{_IMAGE_KEY}`, found a body of 0 bytes")
@@ -142,9 +152,9 @@ async def _read_json(
     pairs = _parse_json(text)
     images = [value for name, value in pairs if name == _IMAGE_KEY]
     fields = [(name, _as_text(name, value)) for name, value in pairs if name != _IMAGE_KEY]
+    if not images and any(name == URL_FIELD for name, _ in fields):
+        return None, fields
     if len(images) != 1 or not isinstance(images[0], str):
-        if any(name == _URL_KEY for name, _ in fields):
-            merge_options((), fields)
         found = ", ".join(sorted({name for name, _ in pairs})) or "none"
         raise MalformedRequestError(f"expected `{_IMAGE_KEY}` once and as a string, found the fields: {found[:200]}")
     # Without a cut the key itself was written with escapes; a cut within another field was refused with that field.
@@ -229,6 +239,23 @@ def _piece(text: bytes, start: int) -> bytes:
     if piece.endswith(b"=") and start + _BASE64_PIECE < len(text):
         raise binascii.Error("padding before the end")
     return piece
+
+
+def _parse_form(body: bytes) -> list[tuple[str, str]]:
+    """The fields of a urlencoded form, which must name an image."""
+    try:
+        check_size(len(body), _FORM_BYTES)
+        fields = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_FORM_FIELDS)
+    except ValueError as error:
+        raise MalformedRequestError(
+            f"expected a urlencoded form of at most {_FORM_FIELDS} fields in UTF-8, found something else"
+        ) from error
+    if not any(name == URL_FIELD for name, _ in fields):
+        raise MalformedRequestError(
+            f"expected an image, found a urlencoded form without `{URL_FIELD}`: send an image as multipart/form-data "
+            "(curl -F image=@photo.jpg), or as the body itself (curl --data-binary @photo.jpg)"
+        )
+    return fields
 
 
 def _is_text(body: bytes) -> bool:

@@ -12,7 +12,7 @@ from server.api.service import TransportLimits
 from server.api.status import status_of
 from server.errors import BodyTooLargeError, EmptyBodyError, InvalidOptionError, ServerError, UnauthenticatedError
 from server.pipeline.options import parse_options
-from server.pipeline.request import SegmentOptions, SegmentRequest, SegmentResult
+from server.pipeline.request import ImageUrl, SegmentOptions, SegmentRequest, SegmentResult
 
 _ENUMS = {"output": pb.Output, "format": pb.Format, "priority": pb.Priority}
 
@@ -29,10 +29,13 @@ def read_request(
         account: Whose rate limit it counts for.
 
     Raises:
-        EmptyBodyError: It has no image.
+        EmptyBodyError: It has neither an image nor the URL of one.
         BodyTooLargeError: The image has more bytes than the limit.
         InvalidOptionError: An option is unknown, has an impossible value, or contradicts another.
     """
+    if message.WhichOneof("source") == "image_url":
+        options = _read_options(message.options, limits.max_timeout_s)
+        return SegmentRequest(ImageUrl(message.image_url), options, request_id)
     image = message.image  # once: every access makes another copy
     if not image:
         raise EmptyBodyError("expected an encoded image in `image`, found 0 bytes")

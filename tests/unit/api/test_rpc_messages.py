@@ -6,8 +6,8 @@ from protos.matting.v1 import matting_pb2 as pb
 from server.api.rpc.messages import cut_to_deadline, read_request, write_answer, write_error
 from server.api.service import TransportLimits
 from server.engine.batching import Priority
-from server.errors import BodyTooLargeError, InvalidOptionError, OverloadedError
-from server.pipeline.request import Output, OutputFormat, SegmentOptions, SegmentRequest, SegmentResult
+from server.errors import BodyTooLargeError, EmptyBodyError, InvalidOptionError, OverloadedError
+from server.pipeline.request import ImageUrl, Output, OutputFormat, SegmentOptions, SegmentRequest, SegmentResult
 
 LIMITS = TransportLimits(max_upload_bytes=100)
 
@@ -19,6 +19,19 @@ def request_with(**options: object) -> SegmentRequest:
 
 def test_a_message_without_options_means_the_defaults():
     assert read_request(pb.SegmentRequest(image=b"x"), "id", LIMITS) == SegmentRequest(b"x", SegmentOptions(), "id")
+
+
+def test_an_image_may_be_named_by_its_url_and_an_empty_one_is_still_a_url():
+    for text in ("https://example.com/a.jpg", ""):
+        assert read_request(pb.SegmentRequest(image_url=text), "id", LIMITS).image == ImageUrl(text)
+    with pytest.raises(EmptyBodyError):
+        read_request(pb.SegmentRequest(), "id", LIMITS)
+
+
+def test_clients_from_before_urls_are_understood():
+    """The field moved into a oneof, which does not show on the wire."""
+    assert pb.SegmentRequest.FromString(b"\x0a\x01x") == pb.SegmentRequest(image=b"x")
+    assert pb.SegmentRequest(image=b"x").SerializeToString() == b"\x0a\x01x"
 
 
 def test_every_option_arrives():

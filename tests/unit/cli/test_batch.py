@@ -25,6 +25,7 @@ class FakeSegmenter:
         self.most = max(self.most, self.inside)
         await asyncio.sleep(0)
         self.inside -= 1
+        assert isinstance(request.image, bytes)
         if request.image == b"bad":
             raise NotAnImageError("expected an image, found three letters")
         if request.image == b"lost":

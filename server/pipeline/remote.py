@@ -1,0 +1,76 @@
+"""Images that a request names by their URL: fetched first, then answered like any upload.
+
+A fetch stands before the door of the pipeline, as the arrival of an upload does, and has places of its own: a slow
+server holds up other fetches, and never takes a place of work that is ready. What would be refused anyway is refused
+before the fetch; what is fetched is then admitted, by its pixels, like everything else, and may still be refused.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from server.errors import NotAnImageError
+from server.observability.metrics import Metrics
+from server.pipeline.formats import READABLE, sniff
+from server.pipeline.pipeline import Pipeline
+from server.pipeline.request import ImageUrl, SegmentRequest, SegmentResult
+
+
+class Fetch(Protocol):
+    """What fetches, as the pipeline sees it."""
+
+    async def fetch(self, text: str, timeout_s: float, client: str = "") -> bytes:
+        """The whole body of what a URL names, or a `ServerError`; cancelling the task ends the fetch."""
+        ...
+
+
+class RemotePipeline:
+    """A pipeline that also takes images by their URL."""
+
+    def __init__(
+        self, pipeline: Pipeline, fetcher: Fetch, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Stand before a pipeline.
+
+        Args:
+            pipeline: Answers what was fetched.
+            fetcher: Fetches it.
+            metrics: Where the stage `fetch` is timed.
+            clock: Monotonic seconds.
+        """
+        self._pipeline = pipeline
+        self._fetcher = fetcher
+        self._metrics = metrics
+        self._clock = clock
+
+    async def segment(self, request: SegmentRequest) -> SegmentResult:
+        """Answer one request, as `Pipeline.segment` does. Its time counts from here, so the fetch is part of it.
+
+        Raises:
+            ServerError: As `Pipeline.segment`, and what the fetch raises.
+        """
+        source = request.image
+        if isinstance(source, bytes):
+            work = self._pipeline.segment(request)
+            del request, source  # the pipeline frees the upload as soon as it is decoded
+            return await work
+        began = self._clock()
+        timeout_s = self._pipeline.check(request)
+        image = await self._fetch(source, timeout_s, request.account.name if request.account is not None else "")
+        fetch_s = self._clock() - began
+        options = replace(request.options, timeout_s=max(0.0, timeout_s - fetch_s))
+        work = self._pipeline.segment(replace(request, image=image, options=options))
+        del image
+        result = await work
+        self._metrics.stage_seconds.labels("fetch").observe(fetch_s)
+        return replace(result, stage_s={"fetch": fetch_s, **result.stage_s})
+
+    async def _fetch(self, source: ImageUrl, timeout_s: float, client: str) -> bytes:
+        image = await self._fetcher.fetch(source.text, timeout_s, client)
+        try:
+            sniff(image)
+        except NotAnImageError as error:
+            # Of an upload we say how it begins; of somebody else's file we do not.
+            raise NotAnImageError(f"image_url: expected an image ({', '.join(READABLE)}), found none") from error
+        return image
