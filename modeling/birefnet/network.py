@@ -62,10 +62,6 @@ class BiRefNet(nn.Module):
         Raises:
             ValueError: The input is not (B, 3, H, W) with H and W multiples of 32.
         """
-        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % SIZE_MULTIPLE or x.shape[3] % SIZE_MULTIPLE:
-            raise ValueError(
-                f"BiRefNet needs (B, 3, H, W) with H and W multiples of {SIZE_MULTIPLE}, found {tuple(x.shape)}"
-            )
         x1, x2, x3, x4 = self._encode(x)
         context = [resize(finer, (x4.shape[2], x4.shape[3])) for finer in (x1, x2, x3)]
         squeezed = self.squeeze_module(torch.cat((*context, x4), dim=1))
@@ -76,13 +72,19 @@ class BiRefNet(nn.Module):
         return _training_outputs(x, logits, sides, class_logits)
 
     def _encode(self, x: Tensor) -> list[Tensor]:
-        """The backbone at full and at half scale; each level is (full, upsampled half) on the channels."""
-        full = self.bb(x)
-        half = self.bb(resize(x, (x.shape[2] // 2, x.shape[3] // 2)))
+        """The fused maps, finest first: each is (full, upsampled half) on the channels."""
         return [
             torch.cat((fine, resize(coarse, (fine.shape[2], fine.shape[3]))), dim=1)
-            for fine, coarse in zip(full, half, strict=True)
+            for fine, coarse in zip(*self._scales(x), strict=True)
         ]
+
+    def _scales(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The backbone's maps of the image, and of the image at half scale."""
+        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] % SIZE_MULTIPLE or x.shape[3] % SIZE_MULTIPLE:
+            raise ValueError(
+                f"BiRefNet needs (B, 3, H, W) with H and W multiples of {SIZE_MULTIPLE}, found {tuple(x.shape)}"
+            )
+        return list(self.bb(x)), list(self.bb(resize(x, (x.shape[2] // 2, x.shape[3] // 2))))
 
 
 def _training_outputs(

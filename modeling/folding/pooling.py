@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from modeling.birefnet.blocks import DeformablePyramid
 from modeling.birefnet.network import BiRefNet
-from modeling.folding.sharing import frozen, with_shared_tensors
+from modeling.folding.sharing import pointwise, with_shared_tensors
 
 
 class PooledBiasPyramid(nn.Module):
@@ -26,8 +26,8 @@ class PooledBiasPyramid(nn.Module):
         self.global_avg_pool = pyramid.global_avg_pool
         merge = pyramid.conv1
         kept = merge.in_channels - pyramid.aspp1.atrous_conv.regular_conv.out_channels
-        self.conv1 = _slice(merge, slice(0, kept), merge.bias)
-        self.pooled_conv1 = _slice(merge, slice(kept, None), None)
+        self.conv1 = pointwise(merge.weight[:, :kept], merge.bias)
+        self.pooled_conv1 = pointwise(merge.weight[:, kept:], None)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,12 +48,3 @@ def fold_pooled_branch(network: BiRefNet) -> BiRefNet:
             if isinstance(child, DeformablePyramid):
                 setattr(module, name, PooledBiasPyramid(child))
     return folded
-
-
-def _slice(merge: nn.Conv2d, channels: slice, bias: Tensor | None) -> nn.Conv2d:
-    weight = merge.weight[:, channels]
-    result = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None, device="meta")
-    result.weight = frozen(weight)
-    if bias is not None:
-        result.bias = frozen(bias)
-    return result

@@ -29,3 +29,12 @@ def with_shared_tensors(network: M) -> M:
 def frozen(tensor: torch.Tensor) -> nn.Parameter:
     """A parameter that is not trained."""
     return nn.Parameter(tensor.detach().contiguous(), requires_grad=False)
+
+
+def pointwise(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Conv2d:
+    """The 1x1 convolution with a weight (O, I, 1, 1) and a bias (O,) or none."""
+    result = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None, device="meta")
+    result.weight = frozen(weight)
+    if bias is not None:
+        result.bias = frozen(bias)
+    return result.eval()
