@@ -33,15 +33,15 @@ def commit() -> dict[str, Any]:
         return {"sha": "unknown", "dirty": True}
 
 
-def describe() -> dict[str, Any]:
-    """Hardware, versions, commit and date of this run, as the results schema wants them."""
+def describe(*packages: str) -> dict[str, Any]:
+    """Hardware, versions (the named packages' too), commit and date of this run, as the results schemas want them."""
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: importlib.metadata.version(name) for name in (*PACKAGES, *packages)},
         "commit": commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "load_average_1m": round(os.getloadavg()[0], 2),

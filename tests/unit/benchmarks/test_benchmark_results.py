@@ -1,10 +1,13 @@
 """The committed results obey the schema, and the load generator's own arithmetic is right."""
 
+import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
+import referencing
 
 from benchmarks import machine
 from benchmarks.load import quantile, server_timing, summarise_ms
@@ -12,6 +15,21 @@ from benchmarks.load import quantile, server_timing, summarise_ms
 BENCHMARKS = Path(machine.__file__).parent
 SCHEMA = json.loads((BENCHMARKS / "schema.json").read_text())
 RESULTS = sorted((BENCHMARKS / "results" / "serving").glob("*.json"))
+OTHERS = {path.stem: json.loads(path.read_text()) for path in sorted((BENCHMARKS / "schemas").glob("*.json"))}
+REGISTRY = referencing.Registry().with_resources(
+    (schema["$id"], referencing.Resource.from_contents(schema)) for schema in (SCHEMA, *OTHERS.values())
+)
+COMMITTED = [path for name in ("export", "cpu") for path in sorted((BENCHMARKS / "results" / name).glob("*.json"))]
+EXPORT_PAGE = (BENCHMARKS.parent / "docs" / "export.md").read_text()
+
+
+def obey(result: dict[str, Any], name: str) -> None:
+    """Hold a result against the schema of its runner."""
+    jsonschema.Draft202012Validator(OTHERS[name], registry=REGISTRY).validate(result)
+
+
+def runner_of(result: dict[str, Any]) -> str:
+    return result["command"].split()[2].removeprefix("benchmarks.")
 
 
 def test_there_is_a_result_to_check():
@@ -22,6 +40,24 @@ def test_there_is_a_result_to_check():
 def test_result_obeys_the_schema(path):
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(json.loads(path.read_text()), SCHEMA)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_other_results_obey_the_schema_of_their_runner(path):
+    result = json.loads(path.read_text())
+    obey(result, runner_of(result))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_schemas_are_schemas(name):
+    jsonschema.Draft202012Validator.check_schema(OTHERS[name])
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_tables_of_the_export_page_are_those_of_the_results(path):
+    result = json.loads(path.read_text())
+    table = importlib.import_module(f"benchmarks.{runner_of(result)}").table(result)
+    assert table in EXPORT_PAGE
 
 
 @pytest.mark.parametrize("missing", ["quality", "machine"])

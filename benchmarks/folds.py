@@ -1,0 +1,119 @@
+"""What each exact rewrite saves: `python -m benchmarks.folds --out benchmarks/results/export/folds-NAME.json`.
+
+Every network is exported once as it is and once more after each rewrite, on top of those before it. Multiplications,
+activations and nodes are read off the graphs; time and memory are measured in ONNX Runtime, one process a graph, the
+graphs in turn; and what the graphs answer is compared. `--table FILE` prints the table of `docs/export.md` from a
+result.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from benchmarks import machine
+from benchmarks.graph_cost import graph_cost
+from benchmarks.graphs import Subject, folded_graphs
+from benchmarks.inference import MEGABYTES_PER_MIB, Case, alpha_of, images, run_in_turn
+from benchmarks.results import write_result
+
+DEFAULT = ("embedded:384", "swin_v1_t:1024", "swin_v1_l:1024")
+TITLES = {
+    "unfolded": "as trained",
+    "batch norms": "batch normalisations into convolutions",
+    "tail": "last 1×1 convolution before the last upsampling",
+    "image patches": "the two convolutions over the image as one",
+    "laterals": "laterals before upsampling",
+    "pooled branch": "pooled branch as a bias",
+    "summed branches": "branches summed, not concatenated",
+    "sampling": "offsets and modulation in one convolution",
+    "attention": "attention biases and masks as constants",
+}
+
+
+def measure(subject: Subject, graphs: Path, rounds: int, runs: int) -> dict[str, Any]:
+    """The row of every stage of one network; no round leaves time and memory out."""
+    found = folded_graphs(subject, graphs)
+    rows = [_cost(stage, path) for stage, path in found]
+    if rounds:
+        measured = run_in_turn([Case(stage, path) for stage, path in found], rounds, runs)
+        picture = images(subject.size, 1)
+        alphas = [alpha_of(path, picture) for _, path in found]
+        rows = [
+            row | timing | {"max_alpha_difference": float(np.abs(alpha - alphas[0]).max())}
+            for row, timing, alpha in zip(rows, measured, alphas, strict=True)
+        ]
+    return {"network": subject.network, "size": list(subject.size), "stages": rows}
+
+
+def _cost(stage: str, path: Path) -> dict[str, Any]:
+    cost = graph_cost(onnx.load(path))
+    return {
+        "stage": stage,
+        "nodes": cost.nodes,
+        "macs": cost.macs,
+        "activation_bytes": cost.activation_bytes,
+        "peak_activation_bytes": cost.peak_bytes,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The Markdown tables of a result, one for each network."""
+    return "\n\n".join(_table(network) for network in result["networks"])
+
+
+def _table(network: dict[str, Any]) -> str:
+    head = f"`{network['network']}` at {network['size'][0]}×{network['size'][1]}"
+    lines = [
+        f"| {head}, cumulative | GMAC | activations, GB | peak, MB | nodes | time, ms | memory, MB | max \\|Δα\\| |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in network["stages"]:
+        timed = ("—", "—", "—")
+        if "time" in row:
+            milliseconds, megabytes = row["time"]["median_ms"], row["peak_mib"] * MEGABYTES_PER_MIB
+            timed = (f"{milliseconds:.0f}", f"{megabytes:.0f}", f"{row['max_alpha_difference']:.0e}")
+        cells = (
+            TITLES[row["stage"]],
+            f"{row['macs'] / 1e9:.2f}",
+            f"{row['activation_bytes'] / 1e9:.2f}",
+            f"{row['peak_activation_bytes'] / 1e6:.0f}",
+            str(row["nodes"]),
+            *timed,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and write, or print the table of what was measured."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.folds", description=__doc__)
+    parser.add_argument("-o", "--out", type=Path, help="where the JSON goes")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a result, and measure nothing")
+    parser.add_argument("--networks", nargs="+", type=Subject.parse, default=[Subject.parse(name) for name in DEFAULT])
+    parser.add_argument("--graphs", type=Path, help="folder in which exported graphs are kept for the next run")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each graph; 0 measures no time")
+    parser.add_argument("--runs", type=int, default=3, help="batches that count in each process")
+    arguments = parser.parse_args(argv)
+    if arguments.table:
+        print(table(json.loads(arguments.table.read_text(encoding="utf-8"))))
+        return 0
+    if arguments.out is None:
+        parser.error("one of --out and --table is needed")
+    described = machine.describe("torch", "onnx", "onnxscript")
+    with tempfile.TemporaryDirectory(prefix="birefnet-folds-") as scratch:
+        graphs = arguments.graphs or Path(scratch)
+        networks = [measure(name, graphs, arguments.rounds, arguments.runs) for name in arguments.networks]
+    words = sys.argv[1:] if argv is None else list(argv)
+    write_result(arguments.out, "benchmarks.folds", words, {"machine": described, "networks": networks})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
