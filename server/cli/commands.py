@@ -109,7 +109,7 @@ def _options(arguments: argparse.Namespace) -> "SegmentOptions":
         if (value := getattr(arguments, name)) is not None:
             values[name] = value
     # `-o photo.webp` says the format, unless OUT is a folder of that name.
-    if "format" not in values and out.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg") and not out.is_dir():
+    if "format" not in values and out.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg", ".zip") and not out.is_dir():
         values["format"] = out.suffix.lower().removeprefix(".")
     return replace(parse_options(values), timeout_s=float("inf"))
 

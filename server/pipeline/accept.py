@@ -10,7 +10,7 @@ from server.pipeline.request import OutputFormat
 def negotiate(accept: str, offered: Sequence[OutputFormat]) -> OutputFormat:
     """Choose the offered format that the header prefers; of equals, the first offered.
 
-    Ranges that are no images are disregarded: clients name `application/json` for the sake of errors.
+    Ranges that are neither offered nor images are disregarded: clients name `application/json` for the sake of errors.
 
     Args:
         accept: Value of the header; empty where there was none.
@@ -20,7 +20,8 @@ def negotiate(accept: str, offered: Sequence[OutputFormat]) -> OutputFormat:
         InvalidOptionError: The header names images, and none that can be made.
     """
     ranges = [_range(part) for part in accept.split(",") if part.strip()]
-    ranges = [(name, quality) for name, quality in ranges if name == "*/*" or name.startswith("image/")]
+    known = ("*/*", *(MEDIA_TYPES[candidate] for candidate in offered))
+    ranges = [(name, quality) for name, quality in ranges if name in known or name.startswith("image/")]
     if not ranges:
         return offered[0]
     best = max(offered, key=lambda candidate: _quality(MEDIA_TYPES[candidate], ranges))
@@ -32,7 +33,7 @@ def negotiate(accept: str, offered: Sequence[OutputFormat]) -> OutputFormat:
 
 def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
     """Quality of the most specific range that covers a media type, 0 where none does."""
-    for name in (media_type, "image/*", "*/*"):
+    for name in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
         found = [quality for candidate, quality in ranges if candidate == name]
         if found:
             return max(found)

@@ -1,8 +1,10 @@
 """Pixels become the bytes of the answer, with the upload's colour profile and resolution."""
 
 import io
+import zipfile
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -12,9 +14,24 @@ from server.pipeline.decode import Metadata
 from server.pipeline.png import encode_png
 from server.pipeline.request import Output, OutputFormat
 
-MEDIA_TYPES = {OutputFormat.PNG: "image/png", OutputFormat.WEBP: "image/webp", OutputFormat.JPEG: "image/jpeg"}
+MEDIA_TYPES = {
+    OutputFormat.PNG: "image/png",
+    OutputFormat.WEBP: "image/webp",
+    OutputFormat.JPEG: "image/jpeg",
+    OutputFormat.ZIP: "application/zip",
+}
 
-_LONGEST_SIDE = {OutputFormat.PNG: 1_000_000, OutputFormat.WEBP: 16_383, OutputFormat.JPEG: 65_500}
+ZIP_COLOUR, ZIP_ALPHA = "color.jpg", "alpha.png"
+"""The files of a cutout as ZIP, by the names that remove.bg gave them."""
+
+_LONGEST_SIDE = {
+    OutputFormat.PNG: 1_000_000,
+    OutputFormat.WEBP: 16_383,
+    OutputFormat.JPEG: 65_500,
+    OutputFormat.ZIP: 65_500,
+}
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the first that there is: equal answers are equal bytes
+_UNIX, _READABLE = 3, 0o644 << 16
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _INCH = 0x011A, 0x011B, 0x0128, 2
 
 
@@ -36,7 +53,7 @@ class Compression:
 def formats_of(output: Output) -> tuple[OutputFormat, ...]:
     """The formats that can carry an output, the preferred one first."""
     if output is Output.CUTOUT:
-        return OutputFormat.PNG, OutputFormat.WEBP
+        return OutputFormat.PNG, OutputFormat.WEBP, OutputFormat.ZIP
     return OutputFormat.PNG, OutputFormat.WEBP, OutputFormat.JPEG
 
 
@@ -49,19 +66,18 @@ def check_combination(output: Output, file_format: OutputFormat) -> None:
     possible = formats_of(output)
     if file_format not in possible:
         names = " or ".join(f"format={name}" for name in possible)
-        raise InvalidOptionError(
-            f"expected {names} for output={output}, found format={file_format}: {file_format} has no alpha"
-        )
+        reason = "a ZIP holds the two halves of a cutout" if file_format is OutputFormat.ZIP else "it has no alpha"
+        raise InvalidOptionError(f"expected {names} for output={output}, found format={file_format}: {reason}")
 
 
-def check_size(size: tuple[int, int], file_format: OutputFormat) -> None:
+def check_size(size: tuple[int, int], file_format: OutputFormat, output: Output = Output.MATTE) -> None:
     """Refuse an image that the format of the answer is too small for; known from the upload's header.
 
     Raises:
         InvalidOptionError: It names the limit and the formats that hold the image.
     """
     if max(size) > _LONGEST_SIDE[file_format]:
-        possible = " or ".join(f"format={name}" for name, side in _LONGEST_SIDE.items() if side >= max(size))
+        possible = " or ".join(f"format={name}" for name in formats_of(output) if _LONGEST_SIDE[name] >= max(size))
         raise InvalidOptionError(
             f"expected sides of at most {_LONGEST_SIDE[file_format]} pixels for format={file_format}, "
             f"found {size[1]}×{size[0]}: use {possible}"
@@ -81,16 +97,42 @@ def encode(pixels: NDArray[np.uint8], file_format: OutputFormat, metadata: Metad
     profile = None if pixels.ndim == 2 else metadata.icc_profile
     if file_format is OutputFormat.PNG:
         return encode_png(pixels, compression.png_level, profile, metadata.dpi)
+    if file_format is OutputFormat.ZIP:
+        return _encode_zip(pixels, metadata, compression)
+    if file_format is OutputFormat.JPEG:
+        return _encode_jpeg(pixels, profile, metadata.dpi, compression)
     buffer = io.BytesIO()
+    # The knees: method 1 takes a fifth off the bytes of colours, but up to three times as long for a matte.
+    how = {"lossless": True, "quality": 0, "method": 0} if pixels.ndim == 2 else {"method": 1}
+    settings = {"quality": compression.webp_quality, **how}
     image = Image.fromarray(pixels)
-    if file_format is OutputFormat.WEBP:
-        # The knees: method 1 takes a fifth off the bytes of colours, but up to three times as long for a matte.
-        how = {"lossless": True, "quality": 0, "method": 0} if pixels.ndim == 2 else {"method": 1}
-        settings = {"quality": compression.webp_quality, **how}
-        image.save(buffer, "WEBP", icc_profile=profile, exif=_resolution_exif(metadata.dpi), **settings)
-    else:
-        dpi = tuple(round(value) for value in metadata.dpi or (0, 0))
-        image.save(buffer, "JPEG", quality=compression.jpeg_quality, icc_profile=profile, dpi=dpi)
+    image.save(buffer, "WEBP", icc_profile=profile, exif=_resolution_exif(metadata.dpi), **settings)
+    return buffer.getvalue()
+
+
+def _encode_jpeg(
+    pixels: NDArray[np.uint8], profile: bytes | None, dpi: tuple[float, float] | None, compression: Compression
+) -> bytes:
+    buffer = io.BytesIO()
+    whole = tuple(round(value) for value in dpi or (0, 0))
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=compression.jpeg_quality, icc_profile=profile, dpi=whole)
+    return buffer.getvalue()
+
+
+def _encode_zip(pixels: NDArray[np.uint8], metadata: Metadata, compression: Compression) -> bytes:
+    """Colours and alpha of a cutout as two files, stored: both are compressed already."""
+    colour = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
+    alpha = np.ascontiguousarray(pixels[..., 3])
+    parts = {
+        ZIP_COLOUR: _encode_jpeg(colour, metadata.icc_profile, metadata.dpi, compression),
+        ZIP_ALPHA: encode_png(alpha, compression.png_level, None, metadata.dpi),
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in parts.items():
+            entry = zipfile.ZipInfo(name, _ZIP_DATE)
+            entry.create_system, entry.external_attr = _UNIX, _READABLE  # and not this machine's
+            archive.writestr(entry, data)
     return buffer.getvalue()
 
 

@@ -17,6 +17,7 @@ ENCODING = {
     (Output.MATTE, OutputFormat.JPEG): 14,
     (Output.CUTOUT, OutputFormat.PNG): 25,
     (Output.CUTOUT, OutputFormat.WEBP): 49,
+    (Output.CUTOUT, OutputFormat.ZIP): 22,
     (Output.COMPOSITE, OutputFormat.PNG): 22,
     (Output.COMPOSITE, OutputFormat.WEBP): 22,
     (Output.COMPOSITE, OutputFormat.JPEG): 16,

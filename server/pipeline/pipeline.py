@@ -112,7 +112,7 @@ class Pipeline:
                 header = await self._pool.glance(partial(read_header, image, self.limits.image))
         except TimeoutError as error:
             raise DeadlineExceededError("the deadline passed before the header of the image was read") from error
-        check_size(header.size, options.format)
+        check_size(header.size, options.format, options.output)
         memory = self._memory_cost(header, len(image), options)
         with self._admission.enter(header.megapixels, options.priority, deadline, account, memory):
             call = _Call(options, model, header, deadline, request_id, image)

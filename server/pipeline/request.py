@@ -22,6 +22,7 @@ class OutputFormat(StrEnum):
     PNG = "png"
     WEBP = "webp"
     JPEG = "jpeg"
+    ZIP = "zip"  # a cutout as two files: its colours as JPEG, its alpha as PNG
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class SegmentOptions:
 
     Attributes:
         output: What comes back.
-        format: Its encoding. JPEG cannot carry a cutout's alpha.
+        format: Its encoding. JPEG cannot carry a cutout's alpha, and ZIP carries nothing else.
         background: sRGB 0..255 behind a composite.
         model: Name of a served model; None is the default one.
         priority: Which of the waiting requests goes first.

@@ -174,8 +174,9 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         {"content": IMAGE, "params": {"output": "cutout", "format": "jpeg"}},
         422,
         "invalid-option",
-        "has no alpha",
+        "it has no alpha",
     ),
+    "zip of a matte": ({"content": IMAGE, "params": {"format": "zip"}}, 422, "invalid-option", "halves of a cutout"),
     "accept": (
         {"content": IMAGE, "params": {"output": "cutout"}, "headers": {"Accept": "image/jpeg"}},
         422,

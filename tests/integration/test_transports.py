@@ -3,6 +3,7 @@
 import asyncio
 import io
 import re
+import zipfile
 
 import grpc
 import pytest
@@ -19,6 +20,7 @@ OPTIONS = [
     ({}, {}),
     ({"output": "cutout"}, {"output": pb.OUTPUT_CUTOUT}),
     ({"output": "cutout", "format": "webp"}, {"output": pb.OUTPUT_CUTOUT, "format": pb.FORMAT_WEBP}),
+    ({"output": "cutout", "format": "zip"}, {"output": pb.OUTPUT_CUTOUT, "format": pb.FORMAT_ZIP}),
     (
         {"output": "composite", "format": "jpeg", "background": "#102030"},
         {"output": pb.OUTPUT_COMPOSITE, "format": pb.FORMAT_JPEG, "background": "#102030"},
@@ -26,7 +28,15 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("rest", "rpc"), OPTIONS, ids=["matte", "cutout", "webp", "composite"])
+def parts_of(body: bytes) -> list[bytes]:
+    """The images in an answer: itself, or what it holds."""
+    if not body.startswith(b"PK"):
+        return [body]
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        return [archive.read(name) for name in archive.namelist()]
+
+
+@pytest.mark.parametrize(("rest", "rpc"), OPTIONS, ids=["matte", "cutout", "webp", "zip", "composite"])
 async def test_the_same_image_gives_the_same_bytes_over_both_transports(rest, rpc):
     image = rotated_jpeg(disc(60, 90).image, 6)
     async with running_server() as server:
@@ -36,8 +46,9 @@ async def test_the_same_image_gives_the_same_bytes_over_both_transports(rest, rp
     assert response.content == answer.image
     assert response.headers["content-type"] == answer.media_type
     assert (answer.width, answer.height) == (60, 90)
-    with Image.open(io.BytesIO(answer.image)) as opened:
-        assert opened.size == (60, 90)
+    for part in parts_of(answer.image):
+        with Image.open(io.BytesIO(part)) as opened:
+            assert opened.size == (60, 90)
     assert response.headers["x-model"] == answer.model == "fake"
 
 

@@ -65,6 +65,8 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     FORMAT_WEBP: _Format.ValueType  # 2
     FORMAT_JPEG: _Format.ValueType  # 3
     """has no alpha channel, so never a cutout"""
+    FORMAT_ZIP: _Format.ValueType  # 4
+    """a cutout alone: color.jpg, its colours, and alpha.png, its grey alpha, both stored"""
 
 class Format(_Format, metaclass=_FormatEnumTypeWrapper):
     """How it is encoded."""
@@ -75,6 +77,8 @@ FORMAT_PNG: Format.ValueType  # 1
 FORMAT_WEBP: Format.ValueType  # 2
 FORMAT_JPEG: Format.ValueType  # 3
 """has no alpha channel, so never a cutout"""
+FORMAT_ZIP: Format.ValueType  # 4
+"""a cutout alone: color.jpg, its colours, and alpha.png, its grey alpha, both stored"""
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
 class _Priority:

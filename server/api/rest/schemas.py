@@ -7,7 +7,7 @@ from server.api.rest.multipart import IMAGE_FIELDS, URL_FIELD
 from server.api.rest.problems import MEDIA_TYPE, problem_schema
 from server.api.status import CLIENT_CLOSED_REQUEST, STATUSES
 from server.engine.batching import Priority
-from server.pipeline.encode import MEDIA_TYPES
+from server.pipeline.encode import MEDIA_TYPES, ZIP_ALPHA, ZIP_COLOUR
 from server.pipeline.options import OPTIONS
 from server.pipeline.request import Output, OutputFormat
 
@@ -23,7 +23,8 @@ _OPTION_SCHEMAS: dict[str, dict[str, Any]] = {
     "format": {
         "type": "string",
         "enum": [*(str(file_format) for file_format in OutputFormat), "jpg"],
-        "description": "Encoding of the answer. Without it the Accept header decides, else PNG.",
+        "description": "Encoding of the answer. Without it the Accept header decides, else PNG. A cutout cannot be "
+        f"jpeg; nothing else can be zip, which holds `{ZIP_COLOUR}`, the colours, and `{ZIP_ALPHA}`, the grey alpha.",
     },
     "background": {
         "type": "string",

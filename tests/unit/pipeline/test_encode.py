@@ -1,6 +1,9 @@
 """Answers: lossless where promised, with the upload's metadata, and refused where the format cannot carry them."""
 
 import io
+import sys
+import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -106,7 +109,7 @@ def test_profile_and_resolution_survive_a_round_trip(pixels, file_format):
     assert found.dpi == pytest.approx((300, 150), abs=0.02)
 
 
-@pytest.mark.parametrize("file_format", list(OutputFormat))
+@pytest.mark.parametrize("file_format", formats_of(Output.MATTE))
 def test_a_matte_keeps_the_resolution_but_no_colour_profile(file_format):
     body = encode(MATTE, file_format, Metadata(PROFILE, (300.0, 300.0)), SHARP)
     found = decode(body, read_header(body, ImageLimits())).metadata
@@ -114,7 +117,7 @@ def test_a_matte_keeps_the_resolution_but_no_colour_profile(file_format):
     assert "icc_profile" not in opened(body).info
 
 
-@pytest.mark.parametrize("file_format", list(OutputFormat))
+@pytest.mark.parametrize("file_format", formats_of(Output.COMPOSITE))
 def test_nothing_is_invented(file_format):
     info = opened(encode(RGB, file_format, Metadata(), SHARP)).info
     assert not info.keys() & {"icc_profile", "dpi", "exif", "xmp", "comment"}
@@ -128,11 +131,9 @@ def test_png_chunks_come_in_the_order_of_the_standard():
 
 @pytest.mark.parametrize("output", list(Output))
 @pytest.mark.parametrize("file_format", list(OutputFormat))
-def test_only_a_cutout_as_jpeg_is_impossible(output, file_format):
-    if (output, file_format) == (Output.CUTOUT, OutputFormat.JPEG):
-        with pytest.raises(
-            InvalidOptionError, match=r"expected format=png or format=webp for output=cutout, found format=jpeg"
-        ):
+def test_only_a_cutout_as_jpeg_and_a_zip_of_anything_else_are_impossible(output, file_format):
+    if file_format is (OutputFormat.JPEG if output is Output.CUTOUT else OutputFormat.ZIP):
+        with pytest.raises(InvalidOptionError, match=rf"expected format=png .* for output={output}, found format="):
             check_combination(output, file_format)
         assert file_format not in formats_of(output)
     else:
@@ -163,4 +164,33 @@ def test_media_types():
         "png": "image/png",
         "webp": "image/webp",
         "jpeg": "image/jpeg",
+        "zip": "application/zip",
     }
+
+
+def test_zip_holds_the_two_halves_of_a_cutout():
+    body = encode(RGBA, OutputFormat.ZIP, Metadata(PROFILE, (300, 150)), SHARP)
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        assert archive.namelist() == ["color.jpg", "alpha.png"]
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert archive.testzip() is None
+        colour, alpha = (opened(archive.read(name)) for name in archive.namelist())
+    assert (colour.format, colour.mode, alpha.format, alpha.mode) == ("JPEG", "RGB", "PNG", "L")
+    np.testing.assert_array_equal(np.asarray(alpha), MATTE)
+    assert np.abs(np.asarray(colour).astype(int) - RGB).mean() < 6
+    assert (colour.info["icc_profile"], colour.info["dpi"]) == (PROFILE, (300, 150))
+    assert "icc_profile" not in alpha.info
+    assert alpha.info["dpi"] == pytest.approx((300, 150), abs=0.02)
+
+
+def test_equal_zips_are_equal_bytes(monkeypatch):
+    first = encode(RGBA, OutputFormat.ZIP, Metadata(), SHARP)
+    monkeypatch.setattr(time, "localtime", lambda *_: pytest.fail("the clock was asked"))
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert encode(RGBA, OutputFormat.ZIP, Metadata(), SHARP) == first
+
+
+@pytest.mark.parametrize("output", [Output.MATTE, Output.COMPOSITE])
+def test_zip_is_for_cutouts(output):
+    with pytest.raises(InvalidOptionError, match="found format=zip: a ZIP holds the two halves of a cutout"):
+        check_combination(output, OutputFormat.ZIP)

@@ -5,6 +5,7 @@ import pytest
 from server.engine.batching import Priority
 from server.errors import InvalidOptionError
 from server.pipeline.accept import negotiate
+from server.pipeline.encode import formats_of
 from server.pipeline.options import OPTIONS, parse_colour, parse_options
 from server.pipeline.request import Output, OutputFormat, SegmentOptions
 
@@ -31,7 +32,7 @@ def test_every_option_is_read():
 @pytest.mark.parametrize(
     ("name", "text", "field", "value"),
     [("output", text.value, "output", text) for text in Output]
-    + [("format", text.value, "format", text) for text in OutputFormat]
+    + [("format", text.value, "format", text) for text in formats_of(Output.MATTE)]
     + [("format", "JPG", "format", JPEG), ("format", " Png ", "format", PNG)]
     + [("priority", text.name.lower(), "priority", text) for text in Priority]
     + [("timeout_ms", "1", "timeout_s", 0.001), ("timeout_ms", "600000", "timeout_s", 600.0)],
@@ -45,7 +46,7 @@ def test_values(name, text, field, value):
     [
         ("output", "mask", r"output: expected matte \| cutout \| composite, found 'mask'"),
         ("output", "", r"output: expected matte \| cutout \| composite, found ''"),
-        ("format", "gif", r"format: expected png \| webp \| jpeg, found 'gif'"),
+        ("format", "gif", r"format: expected png \| webp \| jpeg \| zip, found 'gif'"),
         ("priority", "1", r"priority: expected high \| normal \| low, found '1'"),
         ("model", "  ", "model: expected the name of a served model, found an empty value"),
         ("timeout_ms", "0", "timeout_ms: expected a whole number of milliseconds, at least 1, found '0'"),
@@ -162,9 +163,27 @@ def test_images_that_cannot_be_made(accept):
 
 def test_accept_is_heeded_within_what_the_output_allows():
     assert parse_options({"output": "cutout"}, accept="image/jpeg, image/webp;q=0.5").format is WEBP
-    with pytest.raises(InvalidOptionError, match=r"Accept: expected one of image/png, image/webp or \*/\*"):
+    with pytest.raises(
+        InvalidOptionError, match=r"Accept: expected one of image/png, image/webp, application/zip or \*/\*"
+    ):
         parse_options({"output": "cutout"}, accept="image/jpeg")
 
 
 def test_the_option_wins_over_the_header():
     assert parse_options({"format": "png"}, accept="image/webp").format is PNG
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("application/zip", OutputFormat.ZIP),
+        ("application/zip, image/*;q=0.5", OutputFormat.ZIP),
+        ("image/webp, application/zip;q=0.9", WEBP),
+        ("*/*", PNG),
+        ("image/*", PNG),
+        ("application/json, */*;q=0.1", PNG),
+    ],
+)
+def test_accept_may_ask_for_a_zip_of_a_cutout(accept, expected):
+    assert parse_options({"output": "cutout"}, accept=accept).format is expected
+    assert parse_options({"output": "matte"}, accept="application/zip").format is PNG
