@@ -217,8 +217,8 @@ class Settings(BaseModel):
     )
     url_fetches: Count = Field(
         16,
-        description="Images fetched at once, each up to max_upload_mib in memory; at most half of them towards one "
-        "host. As many as max_requests more wait, the rest is refused with 429 and Retry-After.",
+        description="Images fetched at once, at most half of them towards one host, or for one API key. They count as "
+        "uploads on their way, too. As many as max_requests more wait, the rest is refused with 429 and Retry-After.",
     )
     url_ports: tuple[Port, ...] = Field(
         (80, 443),

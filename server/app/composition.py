@@ -51,7 +51,9 @@ class Parts:
     @property
     def front(self) -> Pipeline | RemotePipeline:
         """What transports hand their requests to."""
-        return self.pipeline if self.fetcher is None else RemotePipeline(self.pipeline, self.fetcher, self.metrics)
+        if self.fetcher is None:
+            return self.pipeline
+        return RemotePipeline(self.pipeline, self.fetcher, self.uploads, self.metrics)
 
     async def start(self) -> None:
         """Open the devices, and warm and prove every model.

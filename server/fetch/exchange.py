@@ -8,7 +8,7 @@ of the name.
 import io
 import logging
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import httpcore
@@ -51,13 +51,16 @@ class Redirect:
     location: str
 
 
-async def get(url: RemoteUrl, addresses: Sequence[Address], options: ExchangeOptions) -> bytes | Redirect:
+async def get(
+    url: RemoteUrl, addresses: Sequence[Address], options: ExchangeOptions, count: Callable[[int], None]
+) -> bytes | Redirect:
     """Fetch a body.
 
     Args:
         url: Where it is.
         addresses: Of the host of `url`, checked; the one to try first before the others.
         options: Limits and trust.
+        count: Is told of the bytes of each piece before it is kept; what it raises ends the exchange.
 
     Raises:
         UrlFetchFailedError: No connection, a broken one, another status than 200, or not the whole body.
@@ -81,7 +84,7 @@ async def get(url: RemoteUrl, addresses: Sequence[Address], options: ExchangeOpt
     limits = {"connect": _CONNECT_S, "read": _SILENCE_S, "write": _SILENCE_S, "pool": _CONNECT_S}
     try:
         async with connection.stream("GET", target, headers=headers, extensions={"timeout": limits}) as response:
-            return await _read(response, options.max_bytes)
+            return await _read(response, options.max_bytes, count)
     except httpcore.TimeoutException as error:
         raise UrlTimeoutError(f"expected bytes every {_SILENCE_S:g} s, and a connection in half of that") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
@@ -91,7 +94,7 @@ async def get(url: RemoteUrl, addresses: Sequence[Address], options: ExchangeOpt
         await backend.close()
 
 
-async def _read(response: httpcore.Response, max_bytes: int) -> bytes | Redirect:
+async def _read(response: httpcore.Response, max_bytes: int, count: Callable[[int], None]) -> bytes | Redirect:
     headers = {name.lower(): value for name, value in response.headers}
     if response.status in _REDIRECTS and b"location" in headers:
         try:
@@ -110,13 +113,14 @@ async def _read(response: httpcore.Response, max_bytes: int) -> bytes | Redirect
         )
     announced = headers.get(b"content-length", b"")
     _check_size(int(announced) if announced.isdigit() else 0, max_bytes)
-    return await _read_body(response, max_bytes)
+    return await _read_body(response, max_bytes, count)
 
 
-async def _read_body(response: httpcore.Response, max_bytes: int) -> bytes:
+async def _read_body(response: httpcore.Response, max_bytes: int, count: Callable[[int], None]) -> bytes:
     body, pieces = io.BytesIO(), 0
     async for piece in response.aiter_stream():
         _check_size(body.tell() + len(piece), max_bytes)
+        count(len(piece))
         body.write(piece)
         pieces += 1
         if pieces > _FREE_PIECES + body.tell() // _PIECE_BYTES:

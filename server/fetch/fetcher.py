@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,13 +82,16 @@ class Fetcher:
                 ) from error
         self._options = ExchangeOptions(limits.max_bytes, tls, f"birefnet-server/{package_version()}")
 
-    async def fetch(self, text: str, timeout_s: float, client: str = "") -> bytes:
+    async def fetch(
+        self, text: str, timeout_s: float, client: str = "", count: Callable[[int], None] = lambda _: None
+    ) -> bytes:
         """The whole body of what a URL names. Cancelling the caller closes the connection.
 
         Args:
             text: The URL as the client wrote it.
             timeout_s: What is left of the request's own time.
             client: Who asks, for the limit per client; empty is nobody in particular.
+            count: Is told of the bytes of each piece before it is kept; what it raises ends the fetch.
 
         Raises:
             UrlNotAllowedError: The URL, an address of its host, or a redirect is none that may be fetched.
@@ -96,11 +99,11 @@ class Fetcher:
             UrlTooLargeError: There are more bytes than the limit.
             UrlTimeoutError: It took longer than the limit of fetches.
             DeadlineExceededError: It took longer than the request may take.
-            OverloadedError: Too many fetches wait.
+            OverloadedError: Too many fetches wait. And what `count` raises.
         """
         started, outcome, size = time.monotonic(), CancelledByClientError.code, 0
         try:
-            body = await self._fetch_in_time(text, timeout_s, client)
+            body = await self._fetch_in_time(text, timeout_s, client, count)
             outcome, size = "ok", len(body)
         except ServerError as error:
             outcome = error.code
@@ -119,21 +122,21 @@ class Fetcher:
         """Begin no more lookups of names."""
         self._resolver.close()
 
-    async def _fetch_in_time(self, text: str, timeout_s: float, client: str) -> bytes:
+    async def _fetch_in_time(self, text: str, timeout_s: float, client: str, count: Callable[[int], None]) -> bytes:
         limit_s = self._limits.timeout_s
         try:
             async with asyncio.timeout(min(timeout_s, limit_s)):
-                return await self._follow(text, client)
+                return await self._follow(text, client, count)
         except TimeoutError as error:
             if timeout_s <= limit_s:
                 raise DeadlineExceededError("the deadline passed while the image was being fetched") from error
             raise UrlTimeoutError(f"image_url: expected the whole image within {limit_s:g} s") from error
 
-    async def _follow(self, text: str, client: str) -> bytes:
+    async def _follow(self, text: str, client: str, count: Callable[[int], None]) -> bytes:
         hop = 0
         try:
             url = parse_url(text)
-            while not isinstance(found := await self._get(url, client), bytes):
+            while not isinstance(found := await self._get(url, client, count), bytes):
                 if hop == MAX_REDIRECTS:
                     raise UrlFetchFailedError("expected no further redirect, found one")
                 hop += 1
@@ -143,12 +146,12 @@ class Fetcher:
             raise type(error)(f"{where}: {error.detail}") from error
         return found
 
-    async def _get(self, url: RemoteUrl, client: str) -> bytes | Redirect:
+    async def _get(self, url: RemoteUrl, client: str, count: Callable[[int], None]) -> bytes | Redirect:
         ports = self._limits.ports
         if url.port not in ports and 0 not in ports:
             raise UrlNotAllowedError(f"expected the port {' or '.join(map(str, ports))}, found {url.port}")
         async with self.places.take(Errand(url.host, client)):
-            return await get(url, await self._find_addresses(url), self._options)
+            return await get(url, await self._find_addresses(url), self._options, count)
 
     async def _find_addresses(self, url: RemoteUrl) -> Sequence[Address]:
         """Every address of the host, each of them checked."""

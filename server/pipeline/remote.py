@@ -1,7 +1,7 @@
 """Images that a request names by their URL: fetched first, then answered like any upload.
 
-A fetch stands before the door of the pipeline, as the arrival of an upload does, and has places of its own: a slow
-server holds up other fetches, and never takes a place of work that is ready. What would be refused anyway is refused
+A fetch is an upload on its way, counted as one, and has places of its own beside: a slow server holds up other fetches,
+and never takes a place of work that is ready. What would be refused anyway is refused
 before the fetch; what is fetched is then admitted, by its pixels, like everything else, and may still be refused.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+from server.engine.uploads import Uploads
 from server.errors import NotAnImageError
 from server.observability.metrics import Metrics
 from server.pipeline.formats import READABLE, sniff
@@ -20,8 +21,15 @@ from server.pipeline.request import ImageUrl, SegmentRequest, SegmentResult
 class Fetch(Protocol):
     """What fetches, as the pipeline sees it."""
 
-    async def fetch(self, text: str, timeout_s: float, client: str = "") -> bytes:
-        """The whole body of what a URL names, or a `ServerError`; cancelling the task ends the fetch."""
+    async def fetch(self, text: str, timeout_s: float, client: str, count: Callable[[int], None]) -> bytes:
+        """The whole body of what a URL names, or a `ServerError`; cancelling the task ends the fetch.
+
+        Args:
+            text: The URL as the client wrote it.
+            timeout_s: What is left of the request's own time.
+            client: Who asks; empty is nobody in particular.
+            count: Is told of the bytes of each piece before it is kept; what it raises ends the fetch.
+        """
         ...
 
 
@@ -29,18 +37,25 @@ class RemotePipeline:
     """A pipeline that also takes images by their URL."""
 
     def __init__(
-        self, pipeline: Pipeline, fetcher: Fetch, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+        self,
+        pipeline: Pipeline,
+        fetcher: Fetch,
+        uploads: Uploads,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Stand before a pipeline.
 
         Args:
             pipeline: Answers what was fetched.
             fetcher: Fetches it.
+            uploads: Where its bytes are counted while they come.
             metrics: Where the stage `fetch` is timed.
             clock: Monotonic seconds.
         """
         self._pipeline = pipeline
         self._fetcher = fetcher
+        self._uploads = uploads
         self._metrics = metrics
         self._clock = clock
 
@@ -67,7 +82,8 @@ class RemotePipeline:
         return replace(result, stage_s={"fetch": fetch_s, **result.stage_s})
 
     async def _fetch(self, source: ImageUrl, timeout_s: float, client: str) -> bytes:
-        image = await self._fetcher.fetch(source.text, timeout_s, client)
+        with self._uploads.receive() as arrival:
+            image = await self._fetcher.fetch(source.text, timeout_s, client, arrival.add)
         try:
             sniff(image)
         except NotAnImageError as error:

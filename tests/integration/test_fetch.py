@@ -13,6 +13,7 @@ import trustme
 
 from server.errors import (
     DeadlineExceededError,
+    OverloadedError,
     ServerError,
     UrlFetchFailedError,
     UrlNotAllowedError,
@@ -94,6 +95,24 @@ async def test_chunks_are_put_together():
     raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
     async with running_origin({"/image": raw}) as origin:
         assert await make_fetcher().fetch(origin.url(), PATIENCE_S) == BODY[:1400]
+
+
+async def test_every_piece_is_counted_before_it_is_kept_and_the_count_may_end_it():
+    counts: list[int] = []
+
+    def count(size: int) -> None:
+        counts.append(size)
+        if sum(counts) > 5000:
+            raise OverloadedError("no more room")
+
+    metrics = Metrics()
+    async with running_origin({"/image": endless, "/small": response(BODY)}) as origin:
+        assert await make_fetcher().fetch(origin.url("/small"), PATIENCE_S, "", count) == BODY
+        assert sum(counts) == len(BODY)
+        with pytest.raises(OverloadedError, match=r"^no more room$"):
+            await make_fetcher(metrics=metrics).fetch(origin.url(), PATIENCE_S, "", count)
+        await until(lambda: origin.closed == 2)
+    assert counted(metrics, "birefnet_fetches_total", outcome="overloaded") == 1
 
 
 async def test_proxies_of_the_environment_are_not_asked(monkeypatch):

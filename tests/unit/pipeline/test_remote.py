@@ -1,8 +1,12 @@
 """Images by their URL before the pipeline: what is fetched, when, and what is left for the rest."""
 
+from collections.abc import Callable
+
 import pytest
 
 from server.access import Account
+from server.engine.admission import Admission, AdmissionLimits
+from server.engine.uploads import UploadLimits, Uploads
 from server.errors import NotAnImageError, OverloadedError, UrlNotAllowedError
 from server.observability.metrics import Metrics
 from server.pipeline.pipeline import Pipeline
@@ -40,8 +44,9 @@ class Answers:
         self.clock, self.body, self.seconds = clock, body, seconds
         self.asked: list[tuple[str, float, str]] = []
 
-    async def fetch(self, text: str, timeout_s: float, client: str = "") -> bytes:
+    async def fetch(self, text: str, timeout_s: float, client: str, count: Callable[[int], None]) -> bytes:
         self.asked.append((text, timeout_s, client))
+        count(len(self.body))
         self.clock.advance(self.seconds)
         return self.body
 
@@ -49,7 +54,11 @@ class Answers:
 def front(behind: Behind, **answers) -> tuple[RemotePipeline, Answers, Metrics]:
     clock, metrics = FakeClock(), Metrics()
     fetcher = Answers(clock, **answers)
-    return RemotePipeline(behind, fetcher, metrics, clock), fetcher, metrics
+    return RemotePipeline(behind, fetcher, uploads(metrics), metrics, clock), fetcher, metrics
+
+
+def uploads(metrics: Metrics, max_uploads: int = 9, max_bytes: int = 1 << 20) -> Uploads:
+    return Uploads(UploadLimits(max_uploads, max_bytes), Admission(AdmissionLimits(), metrics))
 
 
 @pytest.mark.parametrize(("wanted", "left"), [(None, 7.0), (5.0, 2.0), (3.0, 0.0), (1.0, 0.0)])
@@ -73,6 +82,30 @@ async def test_uploads_pass_as_they_are():
     assert behind.seen == [request]
     assert list(result.stage_s) == ["decode"]
     assert fetcher.asked == []
+
+
+async def test_a_fetch_is_an_upload_on_its_way_until_it_is_there():
+    """Its bytes count with those of all others, so the memory of both is bounded together."""
+    seen: list[tuple[int, int]] = []
+
+    class Observes(Answers):
+        async def fetch(self, text: str, timeout_s: float, client: str, count: Callable[[int], None]) -> bytes:
+            body = await super().fetch(text, timeout_s, client, count)
+            seen.append((gate.number, gate.bytes))
+            count(1)
+            return body
+
+    metrics, clock = Metrics(), FakeClock()
+    gate = uploads(metrics, max_bytes=len(IMAGE) + 10)
+    remote = RemotePipeline(Behind(), Observes(clock), gate, metrics, clock)
+    await remote.segment(SegmentRequest(URL))
+    assert seen == [(1, len(IMAGE))]
+    assert (gate.number, gate.bytes) == (0, 0)
+    with gate.receive(10), pytest.raises(OverloadedError):  # room for all of it but its last byte
+        await remote.segment(SegmentRequest(URL))
+    assert seen == [(1, len(IMAGE)), (2, len(IMAGE) + 10)]
+    assert (gate.number, gate.bytes) == (0, 0)
+    assert counted(metrics, "birefnet_refusals_total", reason="uploads") == 1
 
 
 async def test_what_would_be_refused_is_not_fetched():
@@ -109,11 +142,11 @@ async def test_the_image_is_not_held_on_to(by_url: bool):
             return await super().segment(SegmentRequest(b""))
 
     class Fetches(Answers):
-        async def fetch(self, text: str, timeout_s: float, client: str = "") -> bytes:
+        async def fetch(self, text: str, timeout_s: float, client: str, count: Callable[[int], None]) -> bytes:
             return Watched(IMAGE)
 
-    clock = FakeClock()
-    remote = RemotePipeline(Looks(), Fetches(clock), Metrics(), clock)
+    clock, metrics = FakeClock(), Metrics()
+    remote = RemotePipeline(Looks(), Fetches(clock), uploads(metrics), metrics, clock)
     await remote.segment(SegmentRequest(URL if by_url else Watched(IMAGE)))
     assert freed == [True]
 
