@@ -127,6 +127,7 @@ class Process:
         stopping = asyncio.create_task(self._stopping.wait())
         starting = asyncio.create_task(self.parts.start())
         watching = asyncio.create_task(watch(self._watched(), _FILES_INTERVAL_S))
+        watching.add_done_callback(_report_end_of_watch)
         try:
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -186,6 +187,12 @@ class Process:
     def _addresses(self) -> dict[str, str]:
         host, scheme = self._settings.host, "http" if self._certificates is None else "https"
         return {"http": f"{scheme}://{join_address(host, self.port)}", "grpc": join_address(host, self.grpc_port)}
+
+
+def _report_end_of_watch(task: "asyncio.Task[None]") -> None:
+    """A withdrawn key that still opens the server must not go unnoticed."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.critical("keys and certificates are not read again: restart the server", exc_info=error)
 
 
 def _leave_threads_behind(code: int) -> None:

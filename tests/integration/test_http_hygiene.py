@@ -104,6 +104,16 @@ async def test_a_head_that_does_not_end_is_answered_after_a_while(monkeypatch):
     assert (status, problem["code"]) == (408, "request-timeout")
 
 
+async def test_after_a_refusal_nothing_is_taken_for_the_body_that_the_client_kept_back():
+    """It asked before it sent its body, was refused, and goes on with its next request: that would be swallowed."""
+    asking = POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n" % len(IMAGE)
+    async with running_server() as server:
+        refused = await exchange(server, asking + b"Content-Encoding: gzip\r\n\r\n")
+        answered = await exchange(server, asking + b"Connection: close\r\n\r\n", IMAGE)
+    assert problem_of(refused)[0] == 400
+    assert answered.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+
 async def test_the_rest_of_a_refused_body_is_not_awaited_for_ever(monkeypatch):
     monkeypatch.setattr(protocol, "LINGER_S", 0.1)
     async with running_server(max_upload_mib=0.01) as server:

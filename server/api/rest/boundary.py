@@ -36,6 +36,10 @@ class RequestBoundary:
         # Never reset: the ASGI server's own report of an exception, further out in this task, carries the id too.
         request_id.set(exchange.id)
 
+        async def receive_body() -> Message:
+            exchange.client_waits = False
+            return await receive()
+
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -43,11 +47,14 @@ class RequestBoundary:
                 headers.update(exchange.rate_limit_headers())
                 for name, value in _HYGIENE.items():
                     headers.setdefault(name, value)
+                if exchange.client_waits:
+                    # Its next bytes may be the body or, without it, another request: nobody here could tell.
+                    headers["Connection"] = "close"
                 exchange.note(int(message["status"]))
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive_body, send_with_id)
         finally:
             exchange.note(500)
 
@@ -59,6 +66,8 @@ class _Exchange:
         headers = {name: value for name, value in scope["headers"] if name == _HEADER.encode()}
         offered = headers.get(_HEADER.encode())
         self.id = choose_request_id(offered.decode("latin-1") if offered is not None else None)
+        self.client_waits = any(name == b"expect" for name, _ in scope["headers"])
+        """Whether the client asked to be told before it sends the body, and was not."""
         self._scope = scope
         self._service = service
         self._started = time.monotonic()
