@@ -33,14 +33,7 @@ def read_request(
         BodyTooLargeError: The image has more bytes than the limit.
         InvalidOptionError: An option is unknown, has an impossible value, or contradicts another.
     """
-    if message.WhichOneof("source") == "image_url":
-        options = _read_options(message.options, limits.max_timeout_s)
-        return SegmentRequest(ImageUrl(message.image_url), options, request_id)
-    image = message.image  # once: every access makes another copy
-    if not image:
-        raise EmptyBodyError("expected an encoded image in `image`, found 0 bytes")
-    if len(image) > limits.max_upload_bytes:
-        raise BodyTooLargeError(f"expected at most {limits.max_upload_bytes} bytes, found {len(image)}")
+    image = _read_image(message, limits.max_upload_bytes)
     return SegmentRequest(image, _read_options(message.options, limits.max_timeout_s), request_id, account)
 
 
@@ -95,6 +88,17 @@ def error_metadata(error: ServerError) -> dict[str, str]:
 def valid_text(text: str) -> str:
     """Text that UTF-8 can carry, whatever it quotes."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _read_image(message: pb.SegmentRequest, max_bytes: int) -> bytes | ImageUrl:
+    if message.WhichOneof("source") == "image_url":
+        return ImageUrl(message.image_url)
+    image = message.image  # once: every access makes another copy
+    if not image:
+        raise EmptyBodyError("expected an encoded image in `image`, found 0 bytes")
+    if len(image) > max_bytes:
+        raise BodyTooLargeError(f"expected at most {max_bytes} bytes, found {len(image)}")
+    return image
 
 
 def _read_options(message: pb.SegmentOptions, max_timeout_s: float) -> SegmentOptions:

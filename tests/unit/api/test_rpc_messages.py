@@ -3,11 +3,13 @@
 import pytest
 
 from protos.matting.v1 import matting_pb2 as pb
+from server.access import Account
 from server.api.rpc.messages import cut_to_deadline, read_request, write_answer, write_error
 from server.api.service import TransportLimits
 from server.engine.batching import Priority
 from server.errors import BodyTooLargeError, EmptyBodyError, InvalidOptionError, OverloadedError
 from server.pipeline.request import ImageUrl, Output, OutputFormat, SegmentOptions, SegmentRequest, SegmentResult
+from tests.support.clock import FakeClock
 
 LIMITS = TransportLimits(max_upload_bytes=100)
 
@@ -26,6 +28,12 @@ def test_an_image_may_be_named_by_its_url_and_an_empty_one_is_still_a_url():
         assert read_request(pb.SegmentRequest(image_url=text), "id", LIMITS).image == ImageUrl(text)
     with pytest.raises(EmptyBodyError):
         read_request(pb.SegmentRequest(), "id", LIMITS)
+
+
+def test_an_account_pays_however_the_image_is_sent():
+    account = Account("shop", FakeClock())
+    for message in (pb.SegmentRequest(image=b"x"), pb.SegmentRequest(image_url="https://example.com/a.jpg")):
+        assert read_request(message, "id", LIMITS, account).account is account
 
 
 def test_clients_from_before_urls_are_understood():
