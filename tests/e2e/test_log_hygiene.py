@@ -25,13 +25,14 @@ def test_no_key_image_or_credential_reaches_the_log(tmp_path):
     keys.write_text(write_row("shop", KEY))
     image = png(np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8))
     damaged = image[:60] + BROKEN.encode() + image[80:-30]
-    flags = ("--backend", "fake", "--api-keys-file", str(keys), "--log-level", "debug")
+    flags = ("--backend", "fake", "--api-keys-file", str(keys), "--allow-urls", "--log-level", "debug")
     with live_server(*flags) as server:
         with httpx.Client(base_url=server.http, headers={"Authorization": f"Bearer {KEY}"}) as client:
             assert client.post("/segment", content=image).status_code == 200
             assert client.post("/segment", content=damaged).status_code == 422
             assert client.post("/segment", params={"image_url": URL}, content=image).status_code == 422
-            assert client.post("/segment", json={"image_url": URL}).status_code == 422
+            for url in (URL, f"http://127.0.0.1/{PASSWORD}?{PASSWORD}"):
+                assert client.post("/segment", json={"image_url": url}).json()["code"] == "url-not-allowed"
             wrong = {"image_base64": base64.b64encode(damaged).decode(), "output": PASSWORD}
             assert client.post("/segment", json=wrong).status_code == 422
             assert client.post(f"/segment?key={KEY}", content=image).status_code == 422
