@@ -40,7 +40,9 @@ class TwoScaleDecoder(Decoder):
             self.add_module(f"half_lateral_block{level}", pointwise(weight[:, full:], None))
         self.eval()
 
-    def decode(self, image: Tensor, full: list[Tensor], half: list[Tensor], squeezed: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]  # other maps, no side outputs
+        self, image: Tensor, full: list[Tensor], half: list[Tensor], squeezed: Tensor
+    ) -> Tensor:
         """Decode.
 
         Args:
@@ -67,7 +69,7 @@ class TwoScaleBiRefNet(BiRefNet):
     def __init__(self, original: BiRefNet) -> None:
         nn.Module.__init__(self)
         self.config, self.bb, self.squeeze_module = original.config, original.bb, original.squeeze_module
-        self.decoder: TwoScaleDecoder = TwoScaleDecoder(original.decoder)
+        self.decoder = TwoScaleDecoder(original.decoder)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,7 +81,8 @@ class TwoScaleBiRefNet(BiRefNet):
             for fine, coarse in zip(full[:-1], half[:-1], strict=True)
         ]
         squeezed = self.squeeze_module(torch.cat((*context, full[-1], resize(half[-1], size)), dim=1))
-        return self.decoder.decode(x, full[:-1], half[:-1], squeezed)
+        logits: Tensor = self.decoder(x, full[:-1], half[:-1], squeezed)
+        return logits
 
 
 def lower_laterals(network: BiRefNet) -> BiRefNet:
