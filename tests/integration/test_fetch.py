@@ -71,7 +71,7 @@ async def fail(origin: Origin, kind: type[ServerError], path: str = "/image", **
     with pytest.raises(kind) as caught:
         await make_fetcher(**limits).fetch(origin.url(path), PATIENCE_S)
     assert type(caught.value) is kind
-    await until(lambda: origin.closed == len(origin.visits))
+    await until(lambda: origin.closed == origin.opened)
     return caught.value.detail
 
 
@@ -349,7 +349,7 @@ async def test_the_limit_of_time_is_of_the_whole(behaviour):
         # What is left of the request's own time is the nearer limit here.
         with pytest.raises(DeadlineExceededError, match="while the image was being fetched") as caught:
             await make_fetcher(metrics=metrics).fetch(origin.url(), 0.1)
-        await until(lambda: origin.closed == 2)
+        await until(lambda: origin.closed == origin.opened)
     assert type(caught.value) is DeadlineExceededError
     assert counted(metrics, "birefnet_fetches_total", outcome="url-timeout") == 1
     assert counted(metrics, "birefnet_fetches_total", outcome="deadline-exceeded") == 1

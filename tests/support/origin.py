@@ -60,12 +60,14 @@ class Origin:
         port: Where it listens, on 127.0.0.1.
         routes: What each path answers: bytes to send, or what to do.
         visits: Requests so far.
-        closed: Connections that have ended so far.
+        opened: Connections so far.
+        closed: Of these, those that have ended.
     """
 
     port: int = 0
     routes: dict[str, bytes | Behaviour] = field(default_factory=dict)
     visits: list[Visit] = field(default_factory=list)
+    opened: int = 0
     closed: int = 0
     _visited: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
@@ -80,6 +82,7 @@ class Origin:
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
+        self.opened += 1
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             visit = Visit(head, reader, writer)
