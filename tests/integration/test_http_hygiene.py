@@ -37,6 +37,7 @@ def problem_of(answer: bytes) -> tuple[int, dict[str, object]]:
     return int(head.split()[1]), json.loads(body)
 
 
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
 SMUGGLED = b"0\r\n\r\nGET /version HTTP/1.1\r\nHost: x\r\n\r\n"
 BROKEN = {
     "length and chunks": POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n" + SMUGGLED,
@@ -51,6 +52,8 @@ BROKEN = {
     "zero byte": b"GET /version HTTP/1.1\r\nHost: x\r\nA: b\0c\r\n\r\n",
     "no host": b"GET /version HTTP/1.1\r\n\r\n",
     "two hosts": b"GET /version HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "upgrade and a length": POST + UPGRADE + b"Content-Length: 5\r\n\r\nhello",
+    "upgrade and chunks": POST + UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n" + SMUGGLED,
     "http/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "tls": bytes.fromhex("160301020001000 1fc0303".replace(" ", "")) + bytes(100),
 }
@@ -89,6 +92,14 @@ async def test_heads_beyond_the_limits_are_refused():
             assert (name, status, problem["code"]) == (name, 431, "request-header-fields-too-large")
             assert "32768 bytes and 100 headers" in str(problem["detail"])
         assert (await server.post(IMAGE)).status_code == 200
+
+
+async def test_an_offer_to_upgrade_without_a_body_is_passed_over(caplog):
+    get = b"GET /livez HTTP/1.1\r\nHost: x\r\n" + UPGRADE
+    async with running_server(keep_alive_s=1) as server:
+        answers = [await exchange(server, get + rest + b"\r\n") for rest in (b"", b"Content-Length: 0\r\n")]
+    assert all(answer.startswith(b"HTTP/1.1 200 ") and answer.endswith(b"live\n") for answer in answers)
+    assert "upgrade" not in caplog.text
 
 
 async def test_a_large_head_within_the_limits_is_served():

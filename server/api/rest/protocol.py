@@ -30,6 +30,12 @@ class _Fault:
     detail: str
 
 
+_UPGRADE_WITH_BODY = _Fault(
+    HTTPStatus.BAD_REQUEST,
+    "expected a body without Upgrade, found both; HTTP/2 is not spoken on this port (Java's HttpClient: `version(HTTP_1_1)`)",
+)
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
@@ -74,6 +80,8 @@ class BoundedProtocol(HttpToolsProtocol):
         hosts = sum(name == b"host" for name, _ in self.headers)
         wanted = hosts == 1 or (hosts == 0 and self.parser.get_http_version() == "1.0")
         self._check(wanted, _Fault(HTTPStatus.BAD_REQUEST, f"expected one Host header, found {hosts}"))
+        # The parser takes what follows an Upgrade for another protocol: a body would be read as the next request.
+        self._check(not (self.parser.should_upgrade() and self._announces_body()), _UPGRADE_WITH_BODY)
         self._disarm()
         self._head_bytes = None
         super().on_headers_complete()
@@ -109,6 +117,15 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:
             return True
         return self._head_bytes is None and not self.cycle.response_started
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Without a body, an offer that is not taken up needs no word: many clients make one with every request."""
+
+    def _announces_body(self) -> bool:
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b" 0"))
+            for name, value in self.headers
+        )
 
     def _check(self, condition: bool, fault: _Fault) -> None:
         if not condition:
