@@ -32,7 +32,8 @@ class _Fault:
 
 _UPGRADE_WITH_BODY = _Fault(
     HTTPStatus.BAD_REQUEST,
-    "expected a body without Upgrade, found both; HTTP/2 is not spoken on this port (Java's HttpClient: `version(HTTP_1_1)`)",
+    "expected a body without Upgrade, found both; HTTP/2 is not spoken on this port (Java's HttpClient takes "
+    "`version(HTTP_1_1)`)",
 )
 
 
