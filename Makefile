@@ -39,6 +39,11 @@ test: $(VENV)/.installed-dev ## Install what is needed and run the default tests
 test-all: $(VENV)/.installed-dev ## Every test this machine can run, the slow ones included
 	$(BIN)/python -m pytest -m 'not gpu and not browser and not fleet'
 
+.PHONY: fuzz
+fuzz: $(VENV)/.installed-dev ## Fuzz the decoder (FUZZ_SECONDS, ten minutes) and the REST interface
+	@$(PIP) --editable '.[fuzz]'
+	$(BIN)/python -m pytest -m slow tests/e2e/test_fuzzing.py
+
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Format, lint, types and import contracts, without changing a file
 	$(BIN)/ruff format --check .
