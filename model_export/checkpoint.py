@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from model_export.errors import PatchOrderError, SourceError
+from model_export.located import Located
 from model_export.registry import (
     REGISTRY,
     UNSPECIFIED,
@@ -15,7 +16,7 @@ from model_export.registry import (
     recognise_digest,
     recognise_id,
 )
-from model_export.source import Located, load_checkpoint, locate
+from model_export.source import load_checkpoint, locate
 from modeling.birefnet.config import backbone_name
 from modeling.birefnet.network import BiRefNet
 from modeling.patch_order import PatchOrder, PatchOrderEvidence, detect_patch_order, legacy_to_current

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from model_export.__main__ import main
 from model_export.errors import SourceError
-from model_export.source import find_checkpoint
+from model_export.source import locate
 from tests.support.networks import tiny_checkpoint
 
 
@@ -33,13 +33,20 @@ def export(source: object, folder: Path, *options: str) -> tuple[str, ...]:
 
 def test_a_source_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     said = refused(capsys, *export(tmp_path / "absent.pth", tmp_path))
-    assert "expected a .safetensors or .pth file, or a directory that holds one, found nothing at" in said
+    assert "expected a .safetensors or .pth file, a directory that holds one, or a Hugging Face id" in said
+    assert "absent.pth`" in said
 
 
-def test_a_hugging_face_id_gets_a_hint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    said = refused(capsys, *export("ZhengPeng7/BiRefNet", tmp_path))
-    assert "found nothing at `ZhengPeng7/BiRefNet`" in said
-    assert "Hugging Face" in said
+@pytest.mark.parametrize("source", ["models/absent.pth", "a/b/c", "../model", "~/model", "a/b@", "model"])
+def test_what_is_no_path_and_no_hugging_face_id(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, source: str
+) -> None:
+    assert f"found nothing at `{source}`" in refused(capsys, *export(source, tmp_path))
+
+
+def test_repositories_of_other_files_are_not_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = refused(capsys, *export("onnx-community/BiRefNet_dynamic-ONNX-CUDA", tmp_path))
+    assert "expected a checkpoint, found ONNX files in onnx-community/BiRefNet_dynamic-ONNX-CUDA" in said
 
 
 def test_a_file_that_is_no_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -117,24 +124,38 @@ def test_verifying_what_is_no_artifact(capsys: pytest.CaptureFixture[str], tmp_p
     assert "expected an artifact directory" in refused(capsys, "verify", str(tmp_path))
 
 
+def located(directory: Path) -> Path:
+    return locate(str(directory), lambda _: None).path
+
+
 def test_a_directory_with_one_checkpoint_is_a_source(checkpoint: Path) -> None:
-    assert find_checkpoint(str(checkpoint.parent)) == checkpoint
+    assert located(checkpoint.parent) == checkpoint
     (checkpoint.parent / "README.md").write_text("a card")
-    assert find_checkpoint(str(checkpoint.parent)) == checkpoint
+    assert located(checkpoint.parent) == checkpoint
 
 
 def test_a_directory_with_several_must_be_told_unless_one_has_the_usual_name(checkpoint: Path) -> None:
     (checkpoint.parent / "other.pth").write_bytes(b"")
     with pytest.raises(SourceError, match=r"found other\.pth, tiny\.safetensors; name the file"):
-        find_checkpoint(str(checkpoint.parent))
+        located(checkpoint.parent)
     usual = checkpoint.parent / "model.safetensors"
     usual.write_bytes(b"")
-    assert find_checkpoint(str(checkpoint.parent)) == usual
+    assert located(checkpoint.parent) == usual
+
+
+def test_a_directory_with_shards_is_refused(tmp_path: Path) -> None:
+    for part in (1, 2):
+        (tmp_path / f"model-0000{part}-of-00002.safetensors").write_bytes(b"")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(
+        SourceError, match=r"expected one checkpoint in `.*`, found one in shards \(model-00001-of-00002"
+    ):
+        located(tmp_path)
 
 
 def test_a_directory_without_one_is_none(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="found none"):
-        find_checkpoint(str(tmp_path))
+        located(tmp_path)
 
 
 def test_help_needs_no_torch() -> None:
