@@ -195,16 +195,17 @@ def _size(options: CheckpointOptions, row: KnownCheckpoint | None, report: Repor
 
 
 def _licence(options: CheckpointOptions, row: KnownCheckpoint | None, located: Located, report: Report) -> str:
-    """The user's, else the registry's, else the model card's; one that forbids commerce is never silent."""
-    known = UNSPECIFIED if row is None else row.licence
-    if known == UNSPECIFIED and located.hub is not None:
-        known = located.hub.licence or UNSPECIFIED
-    licence = known if options.licence is None else options.licence
-    report(f"licence of the weights: {licence}")
-    for name in dict.fromkeys((licence, known)):
-        if forbids_commerce(name):
-            report(f"WARNING: {name} does not allow commercial use of these weights, nor of what is exported from them")
-    return licence
+    """The user's, else the registry's, else the model card's; if one of them forbids commerce, that is said."""
+    registered = None if row is None or row.licence == UNSPECIFIED else row.licence
+    card = None if located.hub is None else located.hub.licence
+    given = [licence for licence in (options.licence, registered, card, UNSPECIFIED) if licence is not None]
+    report(f"licence of the weights: {given[0]}")
+    for licence in dict.fromkeys(given):
+        if forbids_commerce(licence):
+            report(
+                f"WARNING: {licence} does not allow commercial use of these weights, nor of what is exported from them"
+            )
+    return given[0]
 
 
 def _origin(

@@ -132,7 +132,7 @@ class Hub:
                 hub.id, name, revision=revision, cache_dir=self.cache, endpoint=self.endpoint, token=self.token
             )
         )
-        if not content.is_in(path):
+        if not path.samefile(blob) and not content.is_in(path):
             raise SourceError(
                 f"expected {name} as {content.digest} in {path}, found other bytes; delete it and try again"
             )
@@ -189,7 +189,7 @@ class Hub:
         name = choose_checkpoint(names, f"the cached part of {hub_id}@{revision} ({why})")
         path = snapshot / PurePosixPath(name)
         blob = path.resolve()
-        if blob.parent.name == "blobs" and not Content(blob.stat().st_size, blob.name).is_in(blob):
+        if _DIGEST.fullmatch(blob.name) and not Content(blob.stat().st_size, blob.name).is_in(blob):
             raise SourceError(f"{why}, and {blob} is damaged: expected hash {blob.name}, found other bytes")
         return Located(path, HubFile(hub_id, revision, commit, name))
 

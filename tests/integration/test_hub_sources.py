@@ -20,7 +20,8 @@ ROW = KnownCheckpoint("Someone/Compact", "swin_v1_e32d2-2-4-2w8", (384, 320), "c
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """What is reported, while the embedded network's weights are on the hub as `someone/compact`."""
-    with stub_hub(someone__compact=StubRepository({"model.safetensors": TRAINED.read_bytes()}, licence="gpl")) as stub:
+    files = {"model.safetensors": TRAINED.read_bytes()}
+    with stub_hub(someone__compact=StubRepository(files, licence="cc-by-nc-4.0")) as stub:
         hub = Hub(stub.url, tmp_path / "cache", token=False)
         monkeypatch.setattr(Hub, "from_environment", lambda: hub)
         yield []
@@ -30,6 +31,7 @@ def test_a_known_id(said: list[str]) -> None:
     found = resolve_checkpoint(f"someone/compact@{COMMIT}", CheckpointOptions(), said.append, [ROW])
     assert found.row == ROW
     assert (found.name, found.size, found.licence, found.patch_order) == ("compact", (384, 320), "MIT", "current")
+    assert any("WARNING: cc-by-nc-4.0 does not allow" in message for message in said)  # the card contradicts the row
     assert found.origin["recognised_as"] == "Someone/Compact"
     assert found.origin["hub"] == {
         "id": "someone/compact",
@@ -43,7 +45,7 @@ def test_a_known_id(said: list[str]) -> None:
 
 def test_an_unknown_id_has_the_licence_of_its_card(said: list[str]) -> None:
     found = resolve_checkpoint("someone/compact", CheckpointOptions(), said.append, [])
-    assert (found.row, found.licence, found.size) == (None, "gpl", (1024, 1024))
+    assert (found.row, found.licence, found.size) == (None, "cc-by-nc-4.0", (1024, 1024))
 
 
 def test_an_id_whose_weights_are_another_network(said: list[str]) -> None:

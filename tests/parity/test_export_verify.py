@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from artifact import Artifact, open_artifact, rewrite_manifest
 from model_export.__main__ import main
+from modeling.patch_order import PatchOrder, current_to_legacy
 from modeling.weights import save_state
 from tests.support.networks import seeded_network
 
@@ -97,6 +98,17 @@ def test_another_network_is_found_out(copied: Artifact, tmp_path: Path) -> None:
     other.decoder.ipt_blk5.conv1.weight.data *= 1.01
     save_state(other, tmp_path / "other.safetensors")
     assert main(["verify", str(copied.directory), "--source", str(tmp_path / "other.safetensors")]) == 1
+
+
+@pytest.mark.parametrize(("order", "code"), [("legacy", 0), ("current", 1)])
+def test_a_source_is_converted_as_the_export_converted_it(
+    copied: Artifact, tmp_path: Path, order: PatchOrder, code: int
+) -> None:
+    old = seeded_network()
+    old.load_state_dict(current_to_legacy(old.state_dict()))
+    save_state(old, tmp_path / "old.safetensors")
+    rewrite_manifest(copied, replace(copied.manifest, patch_order=order))
+    assert main(["verify", str(copied.directory), "--source", str(tmp_path / "old.safetensors")]) == code
 
 
 def test_a_tampered_file_is_refused(copied: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
