@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from server.pipeline.containers.avif import check_avif
 from server.pipeline.containers.bmp import check_bmp
 from server.pipeline.containers.gif import read_gif
 from server.pipeline.containers.jpeg import read_jpeg
@@ -42,4 +43,6 @@ def read_container(data: bytes, file_format: str, max_metadata_bytes: int, max_p
         check_tiff(data, tally, max_pixels)
     elif file_format == "BMP":
         check_bmp(data)
+    elif file_format == "AVIF":
+        check_avif(data, max_pixels)
     return None

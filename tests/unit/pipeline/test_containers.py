@@ -282,3 +282,29 @@ def test_an_animation_of_very_many_frames_costs_its_first():
     started = time.thread_time()
     assert decode(many, read_header(many, LIMITS)).rgb.mean(axis=(0, 1))[0] > 200
     assert time.thread_time() - started < 0.5
+
+
+def avif_that_says(width: int, height: int, image: Image.Image, **options: object) -> bytes:
+    """An AVIF with another size in its header than in its data; libavif decodes it all, and scales it."""
+    data = bytearray(files.saved(image, "AVIF", speed=10, **options))
+    at = -1
+    while (at := data.find(b"ispe", at + 1)) >= 0:
+        struct.pack_into(">II", data, at + 8, width, height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_the_coded_size_of_an_avif_counts(mode, frames, monkeypatch):
+    image = Image.new(mode, (1200, 1000))
+    options = {"save_all": True, "append_images": [image.copy()]} if frames > 1 else {}
+    data = avif_that_says(64, 64, image, **options)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("Pillow was handed the file"))
+    with pytest.raises(ImageTooLargeError, match=r"found 1200×1000 = 1\.2 megapixels in the coded data"):
+        read_header(data, ImageLimits(max_pixels=1_000_000))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (300, 200), (2000, 600)])
+def test_avif_within_the_limit_is_read(size):
+    data = files.saved(Image.new("RGBA", size), "AVIF", speed=10)
+    assert read_header(data, ImageLimits(max_pixels=size[0] * size[1])).size == size[::-1]
