@@ -9,7 +9,6 @@ import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -25,10 +24,16 @@ def measurable() -> bool:
     return True
 
 
-def peak_bytes(work: Callable[..., object], *arguments: Any) -> int:
-    """Resident bytes that `work(*arguments)` adds at its peak to what there was before it, in a forked process."""
+def peak_bytes(work: Callable[[], object], rehearsal: Callable[[], object] = lambda: None) -> int:
+    """Resident bytes that `work` adds at its peak to what there was before it, in a forked process.
+
+    Args:
+        work: What is measured.
+        rehearsal: Something small of the same kind, done before: a fork shares the pages of a big parent until it
+            touches them, and loads what is loaded once.
+    """
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_measure, args=(sender, work, arguments))
+    process = multiprocessing.get_context("fork").Process(target=_measure, args=(sender, work, rehearsal))
     process.start()
     sender.close()
     try:
@@ -38,12 +43,13 @@ def peak_bytes(work: Callable[..., object], *arguments: Any) -> int:
     return found
 
 
-def _measure(sender: Connection, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+def _measure(sender: Connection, work: Callable[[], object], rehearsal: Callable[[], object]) -> None:
+    rehearsal()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # or what the parent let go of would be taken again, for nothing
     _CLEAR.write_text(_FORGET_PEAK)
     before = _kibibytes("VmRSS")
-    work(*arguments)
+    work()
     sender.send((_kibibytes("VmHWM") - before) * 1024)
 
 

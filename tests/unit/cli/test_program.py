@@ -112,7 +112,10 @@ def test_the_background_is_used(photos):
     ("arguments", "message"),
     [
         (["segment", "in", "-o", "in"], "expected an output folder other than the input folder"),
-        (["segment", "in", "-o", "out", "--format", "jpeg"], "expected format=png or format=webp for output=cutout"),
+        (
+            ["segment", "in", "-o", "out", "--format", "jpeg"],
+            "expected format=png or format=webp or format=zip for output=cutout",
+        ),
         (["segment", "in/a.jpg", "-o", "x.jpg"], "found format=jpeg"),
         (["segment", "in", "-o", "out", "--output", "mask"], r"output: expected matte | cutout | composite"),
         (["segment", "in", "-o", "out", "--background", "white"], "background: expected only with output=composite"),
