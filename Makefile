@@ -37,7 +37,7 @@ test: $(VENV)/.installed-dev ## Install what is needed and run the default tests
 
 .PHONY: test-all
 test-all: $(VENV)/.installed-dev ## Every test this machine can run, the slow ones included
-	$(BIN)/python -m pytest -m 'not gpu and not browser and not fleet'
+	$(BIN)/python -m pytest -m 'not gpu and not browser and not fleet and not peers'
 
 .PHONY: fuzz
 fuzz: $(VENV)/.installed-dev ## Fuzz the decoder (FUZZ_SECONDS, ten minutes) and the REST interface

@@ -6,7 +6,7 @@ A directory with `model.json` (the manifest) and the files it names. `open_artif
 
 from artifact.directory import Artifact, ArtifactError, open_artifact
 from artifact.fields import ManifestError
-from artifact.manifest import FORMAT_VERSION, MANIFEST_NAME, FileEntry, Manifest, TensorSpec, Tolerance
+from artifact.manifest import FORMAT_VERSION, MANIFEST_NAME, FileEntry, Io, Manifest, TensorSpec, Tolerance
 from artifact.self_test import SELF_TEST_ROLE, Deviation, SelfTest, load_self_test
 from artifact.writing import NewFile, check_target, rewrite_manifest, write_artifact
 
@@ -18,6 +18,7 @@ __all__ = [
     "ArtifactError",
     "Deviation",
     "FileEntry",
+    "Io",
     "Manifest",
     "ManifestError",
     "NewFile",

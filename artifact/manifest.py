@@ -16,9 +16,11 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "model.json"
 
 Kind = Literal["matte", "refine"]
+Io = Literal["image", "tensor"]
 PatchOrder = Literal["current", "legacy"]
 
 _KINDS = ("matte", "refine")
+_IOS = ("image", "tensor")
 _PATCH_ORDERS = ("current", "legacy")
 
 
@@ -99,12 +101,13 @@ class Manifest:
     Attributes:
         name: What people call the model; letters, digits, dots, hyphens, underscores.
         kind: `matte` (image to alpha) or `refine` (image, mask and frame to alpha).
+        io: `image` (bytes in, alpha out: what the server runs) or `tensor` (normalised floats in, logits out).
         inputs: Of the graph, in its order.
         outputs: Of the graph, in its order.
         input_size: (height, width) of the working size.
         max_batch: Largest batch the graph takes. Where it takes only that one, `inputs[0].shape[0]` is a number.
         backbone: `swin_v1_t`, `swin_v1_l`, …
-        patch_order: Order of the image patches' channels that the weights came with.
+        patch_order: Order of the image patches' channels that the weights came with; None where a graph came instead.
         licence: SPDX identifier or a sentence; the licence of the weights.
         origin: Where the weights came from and what exported them.
         halo: Pixels of context that a refiner's tile needs on every side; None for a matte model.
@@ -122,7 +125,8 @@ class Manifest:
     max_batch: int
     backbone: str
     licence: str
-    patch_order: PatchOrder = "current"
+    io: Io = "image"
+    patch_order: PatchOrder | None = "current"
     origin: Mapping[str, Any] = field(default_factory=dict)
     halo: int | None = None
     files: Mapping[str, FileEntry] = field(default_factory=dict)
@@ -153,9 +157,8 @@ class Manifest:
             max_batch=_positive(fields.take("max_batch", int), "max_batch"),
             backbone=fields.take("backbone", str),
             licence=fields.take("licence", str),
-            patch_order=cast(
-                "PatchOrder", _one_of(fields.optional("patch_order", str) or "current", _PATCH_ORDERS, "patch_order")
-            ),
+            io=cast("Io", _one_of(fields.optional("io", str) or "image", _IOS, "io")),
+            patch_order=_patch_order(fields.optional("patch_order", str)),
             origin=fields.optional("origin", dict) or {},
             halo=fields.optional("halo", int),
             files=_entries(fields.take("files", dict)),
@@ -170,16 +173,18 @@ class Manifest:
     def to_mapping(self) -> dict[str, Any]:
         """The manifest as JSON types; `parse` of it is equal to this one."""
         halo = {} if self.halo is None else {"halo": self.halo}
+        patch_order = {} if self.patch_order is None else {"patch_order": self.patch_order}
         return {
             "format_version": self.format_version,
             "name": self.name,
             "kind": self.kind,
+            "io": self.io,
             "inputs": [spec.to_mapping() for spec in self.inputs],
             "outputs": [spec.to_mapping() for spec in self.outputs],
             "input_size": list(self.input_size),
             "max_batch": self.max_batch,
             "backbone": self.backbone,
-            "patch_order": self.patch_order,
+            **patch_order,
             "licence": self.licence,
             "origin": dict(self.origin),
             **halo,
@@ -230,6 +235,10 @@ def _one_of(value: str, choices: tuple[str, ...], name: str) -> str:
     if value not in choices:
         raise ManifestError(name, " or ".join(f"`{choice}`" for choice in choices), value)
     return value
+
+
+def _patch_order(value: str | None) -> PatchOrder | None:
+    return None if value is None else cast("PatchOrder", _one_of(value, _PATCH_ORDERS, "patch_order"))
 
 
 def _size(value: list[Any]) -> tuple[int, int]:

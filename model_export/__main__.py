@@ -47,11 +47,27 @@ def _parser() -> argparse.ArgumentParser:
         choices=("current", "legacy"),
         help="order of the image patches that the weights were trained for (what registry and weights agree on)",
     )
+    onnx.add_argument(
+        "--precision",
+        action="append",
+        default=[],
+        choices=("fp32", "fp16", "fp16-tensorrt"),
+        help="a graph beside the fp32 one, which is always made; repeatable. fp16 is for ONNX Runtime on a GPU",
+    )
+    onnx.add_argument(
+        "--io",
+        choices=("image", "tensor"),
+        default="image",
+        help="image: bytes in, alpha out, what the server runs (the default). tensor: normalised floats in, logits "
+        "out, what other programs expect",
+    )
+    onnx.add_argument("--with-weights", action="store_true", help="also keep the weights, for the torch backend")
     onnx.add_argument("--origin", help="a sentence on where the weights come from")
     onnx.add_argument(
         "--max-batch", type=int, default=16, metavar="N", help="largest batch that a server should form (16)"
     )
     onnx.set_defaults(run=_onnx)
+    _add_adopt(commands)
     verify = commands.add_parser("verify", help="prove an artifact against its network", description=_verify.__doc__)
     verify.add_argument("directory", type=Path, metavar="DIR", help="the artifact directory")
     verify.add_argument(
@@ -59,6 +75,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.set_defaults(run=_verify)
     return parser
+
+
+def _add_adopt(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    adopt = commands.add_parser(
+        "adopt", help="make an artifact of an ONNX file that is there already", description=_adopt.__doc__
+    )
+    adopt.add_argument("source", type=Path, metavar="FILE.onnx", help="normalised floats in, logits or alpha out")
+    adopt.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the artifact directory")
+    adopt.add_argument("--size", type=_size, metavar="HxW", help="for a graph that leaves height and width free")
+    adopt.add_argument(
+        "--gives", choices=("logits", "alpha"), help="what the last output is (found out on sample images)"
+    )
+    adopt.add_argument("--name", help="name of the model (the file's)")
+    adopt.add_argument("--licence", default="unspecified", help="licence of the weights; it travels in the manifest")
+    adopt.add_argument("--origin", help="a sentence on where the file comes from")
+    adopt.add_argument(
+        "--max-batch", type=int, default=16, metavar="N", help="largest batch, where the graph leaves it free (16)"
+    )
+    adopt.set_defaults(run=_adopt)
 
 
 def _onnx(arguments: argparse.Namespace) -> int:
@@ -74,6 +109,9 @@ def _onnx(arguments: argparse.Namespace) -> int:
             name=arguments.name,
             origin=arguments.origin,
             max_batch=arguments.max_batch,
+            precisions=tuple(arguments.precision),
+            io=arguments.io,
+            with_weights=arguments.with_weights,
         ),
         _Reporter(),
     )
@@ -85,9 +123,30 @@ def _verify(arguments: argparse.Namespace) -> int:
     """Run network and artifact on the same inputs, write the figures into the manifest, fail when out of tolerance."""
     from model_export.verify import verify
 
-    proof = verify(arguments.directory, arguments.source, _Reporter())
-    print(proof.table())
-    return 0 if proof.passed else OUT_OF_TOLERANCE
+    proofs = verify(arguments.directory, arguments.source, _Reporter())
+    print("\n\n".join(f"{role}\n{proof.table()}" for role, proof in proofs.items()))
+    return 0 if all(proof.passed for proof in proofs.values()) else OUT_OF_TOLERANCE
+
+
+def _adopt(arguments: argparse.Namespace) -> int:
+    """Make an artifact of a BiRefNet ONNX file: layout, normalisation and sigmoid are added, and nothing else."""
+    from model_export.adopt import AdoptRequest, adopt
+
+    artifact = adopt(
+        AdoptRequest(
+            source=arguments.source,
+            directory=arguments.output,
+            size=arguments.size,
+            gives=arguments.gives,
+            name=arguments.name,
+            licence=arguments.licence,
+            origin=arguments.origin,
+            max_batch=arguments.max_batch,
+        ),
+        _Reporter(),
+    )
+    print(f"{artifact.directory}: `{artifact.manifest.name}`, licence {artifact.manifest.licence}")
+    return 0
 
 
 class _Reporter:

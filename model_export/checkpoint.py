@@ -144,10 +144,11 @@ class Claim:
 def settle_patch_order(
     told: PatchOrder | None, claim: Claim | None, evidence: PatchOrderEvidence, report: Report
 ) -> PatchOrder:
-    """The order to take: what the user says, else what claim and weights agree on, else what the weights alone say.
+    """The order to take: what the user says, else what claim and weights agree on.
 
     Raises:
-        PatchOrderError: The weights contradict the claim or are undecided, and the user says nothing.
+        PatchOrderError: The user says nothing, and there is no claim, or the weights contradict it or are undecided.
+            The weights alone are no proof: no released checkpoint was there to try the detector on.
     """
     found = evidence.decision
     if told is not None:
@@ -159,10 +160,7 @@ def settle_patch_order(
     if claim is not None and (found == claim.order or (claim.constructed and found == "undecided")):
         report(f"patch order {claim.order}: {claim.by}; the weights: {evidence}")
         return claim.order
-    if claim is None and found != "undecided":
-        report(f"patch order {found}, read off the weights: {evidence}")
-        return found
-    expected = "weights that show their patch order" if claim is None else f"patch order {claim.order} ({claim.by})"
+    expected = "a checkpoint of known patch order" if claim is None else f"patch order {claim.order} ({claim.by})"
     raise PatchOrderError(
         f"expected {expected}, found {evidence}. Say --patch-order current for weights trained with the official code "
         "of November 2024 or later, --patch-order legacy for older ones"

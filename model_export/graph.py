@@ -23,9 +23,9 @@ from onnxscript.optimizer import fold_constants_ir
 from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules.common import collapse_slice2_rule, collapse_slice_rule, materialize_reshape_shape_rule
 
-from artifact import TensorSpec
+from artifact import Io, TensorSpec
 from model_export.deform_conv import TRANSLATION
-from model_export.traceable import ImageToAlpha
+from model_export.traceable import ImageToAlpha, TensorToLogits
 
 OPSET = 20
 """DeformConv exists since 19; 22 adds only bf16, and fewer runtimes read it."""
@@ -33,17 +33,25 @@ OPSET = 20
 BATCH = "batch"
 
 
-def matte_inputs(size: tuple[int, int]) -> tuple[TensorSpec, ...]:
-    """What a matte model takes at a working size."""
-    return (TensorSpec("image", "uint8", (BATCH, *size, 3)),)
+def signature(io: Io, size: tuple[int, int]) -> tuple[TensorSpec, TensorSpec]:
+    """Input and output of a matte model at a working size.
+
+    Those of `tensor` have the names that published BiRefNet ONNX files use.
+    """
+    height, width = size
+    if io == "image":
+        return TensorSpec("image", "uint8", (BATCH, height, width, 3)), TensorSpec(
+            "alpha", "float32", (BATCH, height, width)
+        )
+    return (
+        TensorSpec("input_image", "float32", (BATCH, 3, height, width)),
+        TensorSpec("output_image", "float32", (BATCH, 1, height, width)),
+    )
 
 
-def matte_outputs(size: tuple[int, int]) -> tuple[TensorSpec, ...]:
-    """What a matte model gives at a working size."""
-    return (TensorSpec("alpha", "float32", (BATCH, *size)),)
-
-
-def write_graph(module: ImageToAlpha, size: tuple[int, int], path: Path, metadata: Mapping[str, str]) -> None:
+def write_graph(
+    module: ImageToAlpha | TensorToLogits, size: tuple[int, int], path: Path, metadata: Mapping[str, str]
+) -> None:
     """Export to one self-contained ONNX file: batch free, height and width fixed.
 
     Args:
@@ -59,17 +67,19 @@ def write_graph(module: ImageToAlpha, size: tuple[int, int], path: Path, metadat
     onnx.checker.check_model(path, full_check=True)
 
 
-def _exported(module: ImageToAlpha, size: tuple[int, int]) -> torch.onnx.ONNXProgram:
+def _exported(module: ImageToAlpha | TensorToLogits, size: tuple[int, int]) -> torch.onnx.ONNXProgram:
+    taken, given = signature("image" if isinstance(module, ImageToAlpha) else "tensor", size)
     # Two images, because an axis of length one would be taken for a constant.
-    example = torch.zeros((2, *size, 3), dtype=torch.uint8)
+    shape = [2 if axis == BATCH else int(axis) for axis in taken.shape]
+    example = torch.zeros(shape, dtype=getattr(torch, taken.dtype))
     with warnings.catch_warnings(), _without_torchvision_hints():
         # torch 2.13 trips over its own deprecation while it copies the program.
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
         program = torch.onnx.export(
             module,
             (example,),
-            input_names=[spec.name for spec in matte_inputs(size)],
-            output_names=[spec.name for spec in matte_outputs(size)],
+            input_names=[taken.name],
+            output_names=[given.name],
             dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
             opset_version=OPSET,
             custom_translation_table=TRANSLATION,

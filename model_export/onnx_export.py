@@ -1,35 +1,40 @@
 """A checkpoint becomes an artifact directory: fold, trace, prove, publish."""
 
 import importlib.metadata
+import resource
+import sys
 import tempfile
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from artifact import SELF_TEST_ROLE, Artifact, Deviation, Manifest, NewFile, Tolerance, check_target, write_artifact
+from artifact import SELF_TEST_ROLE, Artifact, Io, Manifest, NewFile, check_target, write_artifact
 from model_export.checkpoint import Checkpoint, CheckpointOptions, resolve_checkpoint
 from model_export.errors import ExportError, ParityError
-from model_export.graph import OPSET, matte_inputs, matte_outputs, write_graph
-from model_export.parity import BATCH, MAX_ABS_FP32, ParityReport, Report, batch_deviation, compare
-from model_export.runner import NetworkRunner, OnnxRunner
-from model_export.sample_inputs import subject
+from model_export.graph import OPSET, signature, write_graph
+from model_export.parity import BATCH, Reference, Report
+from model_export.precision import Precision, chosen
+from model_export.proof import (
+    SELF_TEST_TOLERANCE,
+    Candidate,
+    Proof,
+    make_self_test,
+    proof_size,
+    prove,
+    run_self_test,
+    write_self_test,
+)
+from model_export.runner import OnnxRunner
 from model_export.traceable import traceable
 from modeling.birefnet.config import backbone_name
 from modeling.birefnet.network import SIZE_MULTIPLE, BiRefNet
+from modeling.weights import save_state
 
-MODEL_ROLE = "model"
-MODEL_FILE, SELF_TEST_FILE = "model.onnx", "self_test.npz"
-
-SELF_TEST_TOLERANCE = {"fp32": Tolerance(1e-3, 1e-4), "fp16": Tolerance(5e-3, 5e-4)}
-"""Wider than the parity's: other processors and kernels round differently, and a wrong plan is off by tenths."""
-
-PROVEN_PIXELS = 512 * 512
-"""Up to this working size the whole proof is cheap enough to belong to every export."""
-
-SELF_TEST_LEVELS = 1 << 15
-"""Expected alpha is stored in steps of 3e-5: it compresses, and the tolerance is thirty times that."""
+SELF_TEST_FILE = "self_test.npz"
+WEIGHTS_ROLE, WEIGHTS_FILE = "weights", "weights.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +42,15 @@ class ExportRequest:
     """What to export, and what its manifest shall say.
 
     Attributes:
-        source: A checkpoint file, or a directory that holds one.
+        source: A checkpoint file, a directory that holds one, or a Hugging Face id.
         directory: Where the artifact goes; an artifact that is there already is replaced.
         checkpoint: What the user says of the checkpoint: patch order, licence, working size.
         name: Of the model; None takes the source's.
         origin: A sentence on where the weights come from.
         max_batch: Largest batch that a server should form.
+        precisions: Names of further graphs beside the canonical one (`model_export.precision`).
+        io: What the graphs take and give.
+        with_weights: Whether the artifact also holds the weights, for the torch backend.
     """
 
     source: str
@@ -51,38 +59,61 @@ class ExportRequest:
     name: str | None = None
     origin: str | None = None
     max_batch: int = 16
+    precisions: tuple[str, ...] = ()
+    io: Io = "image"
+    with_weights: bool = False
 
 
 def export_onnx(request: ExportRequest, report: Report) -> Artifact:
     """Export, prove and publish; nothing is published that does not compute what the network computes.
 
     Raises:
-        ExportError: The request cannot be carried out, or the graph is not equal to the network.
+        ExportError: The request cannot be carried out, or a graph is not equal to the network.
         artifact.ArtifactError: The directory holds files that are not an artifact's.
     """
+    started = time.monotonic()
     if request.checkpoint.size is not None:
-        _check_size(request.checkpoint.size)
-    check_target(request.directory, (MODEL_FILE, SELF_TEST_FILE))
+        check_size(request.checkpoint.size)
+    precisions = chosen(request.precisions)
+    weights = [WEIGHTS_FILE] if request.with_weights else []
+    check_target(request.directory, (*(each.file for each in precisions), SELF_TEST_FILE, *weights))
     checkpoint = resolve_checkpoint(request.source, request.checkpoint, report)
-    network, size = checkpoint.network, checkpoint.size
     manifest = _manifest(request, checkpoint)
-    with tempfile.TemporaryDirectory(prefix="birefnet-export-") as scratch:
-        graph, self_test = Path(scratch) / MODEL_FILE, Path(scratch) / SELF_TEST_FILE
-        report(f"tracing {manifest.backbone} at {size[0]}x{size[1]} (Swin-L takes minutes)")
-        write_graph(traceable(network), size, graph, _metadata(manifest))
+    with tempfile.TemporaryDirectory(prefix="birefnet-export-") as folder:
+        scratch = Path(folder)
+        tracer = _Tracer(checkpoint.network, manifest, report)
+        files = {
+            each.role: NewFile(tracer.trace(each, checkpoint.size, scratch / each.file), each.file, each.dtype)
+            for each in precisions
+        }
         report("running the network in float64 for the self-test")
-        runner = OnnxRunner(graph)
-        deviation = _write_self_test(self_test, network, runner, size)
-        manifest = _with_proof(manifest, network, runner, deviation, report)
+        self_test = make_self_test(checkpoint.network, request.io, checkpoint.size)
+        write_self_test(self_test, scratch / SELF_TEST_FILE)
+        files[SELF_TEST_ROLE] = NewFile(scratch / SELF_TEST_FILE, SELF_TEST_FILE)
+        deviations = {
+            each: run_self_test(self_test, OnnxRunner(scratch / each.file, request.io), each.dtype)
+            for each in precisions
+        }
+        size = proof_size(checkpoint.size)
+        reference = Reference(checkpoint.network, size)
+        proofs = {}
+        for each, deviation in deviations.items():
+            graph = scratch / each.file
+            if size != checkpoint.size:
+                graph = tracer.trace(each, size, scratch / f"proof-{each.file}")
+            batch = min(BATCH, manifest.max_batch)
+            candidate = Candidate(OnnxRunner(graph, request.io), size, batch, each.dtype, each.tolerance)
+            proofs[each.role] = prove(candidate, reference, deviation, report)
+            report(f"{each.name}\n{proofs[each.role].table()}")
+        _check_proofs(proofs)
+        if request.with_weights:
+            save_state(checkpoint.network, scratch / WEIGHTS_FILE)
+            files[WEIGHTS_ROLE] = NewFile(scratch / WEIGHTS_FILE, WEIGHTS_FILE, "fp32")
         report(f"writing {request.directory}")
-        return write_artifact(
-            request.directory,
-            manifest,
-            {
-                MODEL_ROLE: NewFile(graph, MODEL_FILE, "fp32"),
-                SELF_TEST_ROLE: NewFile(self_test, SELF_TEST_FILE),
-            },
-        )
+        figures = {role: proof.to_mapping(versions()) for role, proof in proofs.items()}
+        artifact = write_artifact(request.directory, replace(manifest, parity=figures), files)
+    report(f"done after {time.monotonic() - started:.0f} s; peak memory {peak_gib():.1f} GiB")
+    return artifact
 
 
 def versions() -> dict[str, str]:
@@ -90,25 +121,56 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("birefnet-server", "torch", "onnx", "onnxruntime")}
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def peak_gib() -> float:
+    """The most memory this process has held, in GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class _Tracer:
+    """Writes the graphs of one network."""
+
+    network: BiRefNet
+    manifest: Manifest
+    report: Report
+
+    def trace(self, precision: Precision, size: tuple[int, int], path: Path) -> Path:
+        name = f"{self.manifest.backbone} in {precision.name} at {size[0]}x{size[1]}"
+        self.report(f"tracing {name} (Swin-L takes minutes)")
+        module = traceable(self.network, precision, self.manifest.io)
+        write_graph(module, size, path, _metadata(self.manifest))
+        return path
+
+
+def _check_proofs(proofs: Mapping[str, Proof]) -> None:
+    wrong = [role for role, proof in proofs.items() if not proof.passed]
+    if wrong:
+        raise ParityError(f"{', '.join(wrong)}: not what the network computes; nothing was written")
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Refuse a working size that the network cannot take, with an ExportError."""
     if any(side < SIZE_MULTIPLE or side % SIZE_MULTIPLE for side in size):
         raise ExportError(f"expected a size of multiples of {SIZE_MULTIPLE}, found {size[0]}x{size[1]}")
 
 
 def _manifest(request: ExportRequest, checkpoint: Checkpoint) -> Manifest:
     statement = {} if request.origin is None else {"statement": request.origin}
+    taken, given = signature(request.io, checkpoint.size)
     manifest = Manifest(
         name=checkpoint.name if request.name is None else request.name,
         kind="matte",
-        inputs=matte_inputs(checkpoint.size),
-        outputs=matte_outputs(checkpoint.size),
+        io=request.io,
+        inputs=(taken,),
+        outputs=(given,),
         input_size=checkpoint.size,
         max_batch=request.max_batch,
         backbone=backbone_name(checkpoint.network.config),
         patch_order=checkpoint.patch_order,
         licence=checkpoint.licence,
         origin={**statement, **checkpoint.origin, "exported_with": versions()},
-        self_test=SELF_TEST_TOLERANCE,
+        self_test=SELF_TEST_TOLERANCE[request.io],
     )
     return Manifest.parse(manifest.to_mapping())  # refuses a bad name before minutes are spent
 
@@ -123,32 +185,3 @@ def _metadata(manifest: Manifest) -> dict[str, str]:
         "opset": str(OPSET),
         "exported_by": f"birefnet-server {importlib.metadata.version('birefnet-server')}, torch {torch.__version__}",
     }
-
-
-def _write_self_test(path: Path, network: BiRefNet, runner: OnnxRunner, size: tuple[int, int]) -> Deviation:
-    image = subject(*size)[None]
-    truth = NetworkRunner(network, torch.float64)(image)
-    alpha = np.rint(truth * SELF_TEST_LEVELS).astype(np.float32) / np.float32(SELF_TEST_LEVELS)
-    np.savez_compressed(path, image=image, alpha=alpha)
-    difference = np.abs(runner(image) - alpha)
-    return Deviation(float(difference.max()), float(difference.mean()), SELF_TEST_TOLERANCE["fp32"])
-
-
-def _with_proof(
-    manifest: Manifest, network: BiRefNet, runner: OnnxRunner, self_test: Deviation, report: Report
-) -> Manifest:
-    """The manifest with the figures, after the whole proof at small sizes and the self-test alone at large ones."""
-    size = manifest.input_size
-    if size[0] * size[1] > PROVEN_PIXELS:
-        if not self_test.passed:
-            raise ParityError(f"the graph does not pass its own self-test: {self_test}")
-        report("the whole proof at this size takes minutes: birefnet-export verify runs it")
-        return manifest
-    inputs = compare(runner, network, size, report)
-    batch = min(BATCH, manifest.max_batch)
-    batch_max_abs, deterministic = batch_deviation(runner, size, batch)
-    proof = ParityReport(self_test, inputs, batch, batch_max_abs, deterministic, MAX_ABS_FP32)
-    report(proof.table())
-    if not proof.passed:
-        raise ParityError("the graph does not compute what the network computes; nothing was written")
-    return replace(manifest, parity={MODEL_ROLE: proof.to_mapping(versions())})

@@ -1,48 +1,53 @@
-"""Whether an artifact computes what its network computes, in figures."""
+"""Whether a graph computes what its network computes, in figures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from artifact import Deviation
+from artifact import Deviation, Tolerance
 from matting.quality import band_absolute_error
 from model_export.runner import AlphaRunner, NetworkRunner
 from model_export.sample_inputs import sample_inputs, subject
 from modeling.birefnet.network import BiRefNet
 
-MAX_ABS_FP32 = 1e-4
-"""Largest difference of alpha from the network's. Measured with random weights: 1e-5 on photographs."""
-
 ROUNDING_FACTOR = 2.0
-"""Where the network itself, in float32, is farther than the tolerance from float64 (4.2e-4 on white noise with random
-weights, whose offsets are wild), the graph may be this many times as far: more would be a difference, not rounding."""
+"""Where the network itself, at the graph's precision, is farther than the tolerance from float64 (4.2e-4 in fp32, on
+white noise with random weights, whose offsets are wild), the graph may be this many times as far: more would be a
+difference, not rounding."""
 
 BATCH = 4
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class InputParity:
-    """How far the artifact is from the network on one image.
+    """How far a graph is from its reference on one image.
 
     Attributes:
         name: Of the image.
         max_abs: The worst pixel.
         mean_abs: The mean over all pixels.
         band_abs: The mean over the boundary band.
-        allowed: What `max_abs` may be.
+        allowed: What `max_abs` and `mean_abs` may be.
     """
 
     name: str
     max_abs: float
     mean_abs: float
     band_abs: float
-    allowed: float
+    allowed: Tolerance
+
+    @property
+    def passed(self) -> bool:
+        """False also for an answer that is not a number."""
+        return self.max_abs <= self.allowed.max_abs and self.mean_abs <= self.allowed.mean_abs
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +55,30 @@ class ParityReport:
     """Everything that was found out about one graph.
 
     Attributes:
-        self_test: The artifact's own test.
-        inputs: Against the network; empty where its weights were not at hand.
+        size: (height, width) of the images compared: the graph's own, or that of a smaller graph of the same network.
+        self_test: The artifact's own test, at its own size.
+        reference: What `inputs` are compared with: `network` or `source graph`.
+        inputs: One by one; empty where there was nothing to compare with.
         batch: How many images the batch had; 1 where the graph takes no more.
         batch_max_abs: Largest difference between the batch and its images one by one.
         deterministic: Whether the same batch gave the same bits twice.
-        tolerance: For the batch, and for `inputs` unless rounding alone exceeds it.
+        tolerance: Of `inputs`, unless rounding alone exceeds it, and of the batch.
     """
 
+    size: tuple[int, int]
     self_test: Deviation
+    reference: str
     inputs: tuple[InputParity, ...]
     batch: int
     batch_max_abs: float
     deterministic: bool
-    tolerance: float
+    tolerance: Tolerance
 
     @property
     def passed(self) -> bool:
         """True when everything that was measured is within its tolerance; not-a-numbers are not."""
-        near = all(parity.max_abs <= parity.allowed for parity in self.inputs)
-        return near and self.self_test.passed and self.batch_max_abs <= self.tolerance and self.deterministic
+        near = all(parity.passed for parity in self.inputs)
+        return near and self.self_test.passed and self.batch_max_abs <= self.tolerance.max_abs and self.deterministic
 
     def to_mapping(self, versions: Mapping[str, str]) -> dict[str, Any]:
         """As JSON types, for the manifest."""
@@ -78,15 +87,24 @@ class ParityReport:
                 "max_abs": parity.max_abs,
                 "mean_abs": parity.mean_abs,
                 "band_abs": parity.band_abs,
-                "allowed": parity.allowed,
+                "allowed": parity.allowed.to_mapping(),
             }
             for parity in self.inputs
         }
-        against = {"max_abs": max(parity.max_abs for parity in self.inputs), "inputs": inputs} if inputs else None
+        against = (
+            {
+                "max_abs": float(np.max([parity.max_abs for parity in self.inputs])),
+                "mean_abs": float(np.max([parity.mean_abs for parity in self.inputs])),
+                "inputs": inputs,
+            }
+            if inputs
+            else None
+        )
         return {
             "passed": self.passed,
-            "tolerance": self.tolerance,
-            "network": against,
+            "size": list(self.size),
+            "tolerance": self.tolerance.to_mapping(),
+            self.reference.replace(" ", "_"): against,
             "batch": {"size": self.batch, "max_abs": self.batch_max_abs},
             "deterministic": self.deterministic,
             "self_test": {"max_abs": self.self_test.max_abs, "mean_abs": self.self_test.mean_abs},
@@ -95,14 +113,15 @@ class ParityReport:
 
     def table(self) -> str:
         """As lines of text for a person."""
-        lines = [f"{'input':<16}{'max |d|':>12}{'mean |d|':>12}{'band |d|':>12}{'allowed':>12}"]
+        head = f"at {self.size[0]}x{self.size[1]}"
+        lines = [f"{head:<16}{'max |d|':>12}{'allowed':>10}{'mean |d|':>12}{'allowed':>10}{'band |d|':>12}"]
         lines += [
-            f"{parity.name:<16}{parity.max_abs:>12.2e}{parity.mean_abs:>12.2e}{parity.band_abs:>12.2e}"
-            f"{parity.allowed:>12.1e}"
+            f"{parity.name:<16}{parity.max_abs:>12.2e}{parity.allowed.max_abs:>10.1e}{parity.mean_abs:>12.2e}"
+            f"{parity.allowed.mean_abs:>10.1e}{parity.band_abs:>12.2e}"
             for parity in self.inputs
         ]
         if not self.inputs:
-            lines.append("not compared with the network: its weights are not at hand (--source CHECKPOINT)")
+            lines.append(f"not compared with the {self.reference}: it is not at hand (--source)")
         lines.append(f"self-test: {self.self_test}")
         lines.append(f"batch of {self.batch} against singles: max {self.batch_max_abs:.2e}")
         lines.append(f"same bits twice: {'yes' if self.deterministic else 'no'}")
@@ -110,19 +129,67 @@ class ParityReport:
         return "\n".join(lines)
 
 
-def compare(runner: AlphaRunner, network: BiRefNet, size: tuple[int, int], report: Report) -> tuple[InputParity, ...]:
-    """Run network and artifact on every sample input of a working size."""
-    reference = NetworkRunner(network, torch.float64)
+class Reference:
+    """What a network answers to the sample images of a size, in float64; computed once for all its graphs."""
+
+    name = "network"
+
+    def __init__(self, network: BiRefNet, size: tuple[int, int]) -> None:
+        self.size = size
+        self.network = network
+        self._exact = NetworkRunner(network, torch.float64)
+        self._truths: dict[str, NDArray[np.float32]] = {}
+
+    def truth(self, name: str, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(H, W) alpha of one sample image."""
+        if name not in self._truths:
+            self._truths[name] = self._exact(image[None])[0]
+        return self._truths[name]
+
+    def rounding(self, name: str, image: NDArray[np.uint8], dtype: str) -> Tolerance:
+        """How far the network itself is from its truth at a precision, times what a graph may be farther."""
+        rounded = NetworkRunner(self.network, _DTYPES[dtype])(image[None])[0]
+        return _widened(np.abs(rounded - self.truth(name, image)))
+
+
+class SourceRunner(AlphaRunner, Protocol):
+    """A graph that can also be given images whose normalisation was rounded differently."""
+
+    def rounded(self, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+
+
+class GraphReference:
+    """What another graph answers: the one that was adopted."""
+
+    name = "source graph"
+
+    def __init__(self, source: SourceRunner, size: tuple[int, int]) -> None:
+        self.size = size
+        self._source = source
+
+    def truth(self, _: str, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(H, W) alpha of one image."""
+        return self._source(image[None])[0]
+
+    def rounding(self, name: str, image: NDArray[np.uint8], _: str) -> Tolerance:
+        """How far the last digits of the normalised image alone carry, times what a graph may be farther."""
+        return _widened(np.abs(self._source.rounded(image[None])[0] - self.truth(name, image)))
+
+
+def compare(
+    runner: AlphaRunner, reference: Reference | GraphReference, tolerance: Tolerance, dtype: str, report: Report
+) -> tuple[InputParity, ...]:
+    """Hold a graph against its reference on every sample image."""
     found = []
-    for name, image in sample_inputs(size):
+    for name, image in sample_inputs(reference.size):
         report(f"comparing on `{name}`")
-        alpha, truth = runner(image[None])[0], reference(image[None])[0]
+        alpha, truth = runner(image[None])[0], reference.truth(name, image)
         difference = np.abs(alpha - truth)
         worst, mean = float(difference.max()), float(difference.mean())
-        allowed = MAX_ABS_FP32
-        if worst > allowed:
-            rounded = NetworkRunner(network, torch.float32)(image[None])[0]
-            allowed = max(allowed, ROUNDING_FACTOR * float(np.abs(rounded - truth).max()))
+        allowed = tolerance
+        if not (worst <= tolerance.max_abs and mean <= tolerance.mean_abs):
+            rounding = reference.rounding(name, image, dtype)
+            allowed = Tolerance(max(tolerance.max_abs, rounding.max_abs), max(tolerance.mean_abs, rounding.mean_abs))
         found.append(InputParity(name, worst, mean, band_absolute_error(alpha, truth), allowed))
     return tuple(found)
 
@@ -136,6 +203,10 @@ def batch_deviation(runner: AlphaRunner, size: tuple[int, int], batch: int) -> t
         return 0.0, same
     alone = np.concatenate([runner(image[None]) for image in images])
     return float(np.abs(together - alone).max()), same
+
+
+def _widened(difference: NDArray[np.floating]) -> Tolerance:
+    return Tolerance(ROUNDING_FACTOR * float(difference.max()), ROUNDING_FACTOR * float(difference.mean()))
 
 
 def _distinct_images(size: tuple[int, int], count: int) -> NDArray[np.uint8]:

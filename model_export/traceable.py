@@ -1,12 +1,14 @@
-"""The network as the artifact's contract has it: bytes in, alpha out."""
+"""A network behind one of the contracts that artifacts have: bytes in and alpha out, or tensors in and logits out."""
 
 import torch
 from torch import Tensor, nn
 
+from artifact import Io
 from matting.normalisation import DEVIATION, MEAN
-from model_export.deform_conv import use_exportable_operator
+from model_export.precision import CANONICAL, Precision
 from modeling.birefnet.network import BiRefNet
 from modeling.folding import fold
+from modeling.half import half_precision
 
 BYTE = 255.0
 
@@ -26,14 +28,32 @@ class ImageToAlpha(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 RGB to (B, H, W) alpha in [0, 1], in the network's own type."""
+        """(B, H, W, 3) uint8 RGB to (B, H, W) alpha in [0, 1], in the type that the network takes and gives."""
         pixels = image.permute(0, 3, 1, 2).to(self.scale.dtype)
         logits: Tensor = self.network(pixels * self.scale + self.shift)
         return torch.sigmoid(logits)[:, 0]
 
 
-def traceable(network: BiRefNet) -> ImageToAlpha:
-    """A folded network behind the contract, its deformable convolutions as single nodes; the given one is untouched."""
+class TensorToLogits(nn.Module):
+    """The bare network: normalised (B, 3, H, W) to (B, 1, H, W) logits, as published BiRefNet ONNX files have it."""
+
+    def __init__(self, network: BiRefNet) -> None:
+        super().__init__()
+        self.network = network
+        self.eval()
+
+    def forward(self, input_image: Tensor) -> Tensor:
+        logits: Tensor = self.network(input_image)
+        return logits
+
+
+def traceable(network: BiRefNet, precision: Precision = CANONICAL, io: Io = "image") -> ImageToAlpha | TensorToLogits:
+    """A folded network behind a contract, in the precision's types and with its deformable convolutions.
+
+    The given network is untouched.
+    """
     folded = fold(network)
-    use_exportable_operator(folded)
-    return ImageToAlpha(folded)
+    if precision.dtype == "fp16":
+        folded = half_precision(folded)
+    precision.deform_conv(folded)
+    return ImageToAlpha(folded) if io == "image" else TensorToLogits(folded)

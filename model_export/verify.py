@@ -1,47 +1,60 @@
-"""Proves an artifact that exists: against its network where that is at hand, and against itself in any case."""
+"""Proves an artifact: against what it was made from where that is at hand, and against itself in any case."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from artifact import Artifact, load_self_test, open_artifact, rewrite_manifest
+from model_export.adopt import ADOPTED, source_graph
 from model_export.checkpoint import load_reference
-from model_export.onnx_export import MODEL_ROLE, versions
-from model_export.parity import BATCH, MAX_ABS_FP32, InputParity, ParityReport, Report, batch_deviation, compare
+from model_export.onnx_export import versions
+from model_export.parity import BATCH, GraphReference, Reference, Report
+from model_export.precision import PRECISIONS
+from model_export.proof import Candidate, Proof, prove, run_self_test
 from model_export.runner import OnnxRunner
 
 
-def verify(directory: Path, source: str | None, report: Report) -> ParityReport:
-    """Measure an artifact and write the figures into its manifest, good or bad.
+def verify(directory: Path, source: str | None, report: Report) -> Mapping[str, Proof]:
+    """Measure every graph of an artifact and write the figures into its manifest, good or bad.
 
     Args:
         directory: The artifact's.
-        source: The checkpoint it was made from; None takes the recorded one if it is still there, unchanged.
+        source: What it was made from: a checkpoint, or the ONNX file that was adopted. None takes the recorded one if
+            it is still there, unchanged.
         report: Told what is being done.
 
+    Returns:
+        By role.
+
     Raises:
-        ExportError: `source` is no checkpoint or does not fit, or the graph cannot be loaded.
+        ExportError: `source` is no checkpoint or does not fit, or a graph cannot be loaded.
         artifact.ArtifactError: The directory is no artifact, or a damaged one.
     """
     artifact = open_artifact(directory)
     manifest = artifact.manifest
-    runner = OnnxRunner(artifact.file(MODEL_ROLE))
-    report("running the self-test")
     self_test = load_self_test(artifact)
-    image = self_test.inputs["image"]
-    deviation = self_test.compare({"alpha": runner(image)})  # type: ignore[arg-type]
-    checkpoint = source if source is not None else _recorded_source(artifact, report)
-    inputs: tuple[InputParity, ...] = ()
-    if checkpoint is not None:
-        network = load_reference(checkpoint, manifest.patch_order, report)
-        inputs = compare(runner, network, manifest.input_size, report)
-    report("comparing a batch with its images one by one")
-    batch = _batch(artifact)
-    batch_max_abs, deterministic = batch_deviation(runner, manifest.input_size, batch)
-    proof = ParityReport(deviation, inputs, batch, batch_max_abs, deterministic, MAX_ABS_FP32)
-    figures = {**manifest.parity, MODEL_ROLE: proof.to_mapping(versions())}
-    rewrite_manifest(artifact, replace(manifest, parity=figures))
-    return proof
+    graphs = {each: artifact.file(each.role) for each in PRECISIONS if each.role in manifest.files}
+    runners = {each: OnnxRunner(path, manifest.io) for each, path in graphs.items()}
+    report("running the self-test")
+    deviations = {each: run_self_test(self_test, runner, each.dtype) for each, runner in runners.items()}
+    source = source if source is not None else _recorded_source(artifact, report)
+    reference = None if source is None else _reference(artifact, source, report)
+    proofs = {}
+    for each, runner in runners.items():
+        report(f"proving {each.name}")
+        candidate = Candidate(runner, manifest.input_size, _batch(artifact), each.dtype, each.tolerance)
+        proofs[each.role] = prove(candidate, reference, deviations[each], report)
+    figures = {role: proof.to_mapping(versions()) for role, proof in proofs.items()}
+    rewrite_manifest(artifact, replace(manifest, parity={**manifest.parity, **figures}))
+    return proofs
+
+
+def _reference(artifact: Artifact, source: str, report: Report) -> Reference | GraphReference:
+    manifest = artifact.manifest
+    if ADOPTED in manifest.origin:
+        return GraphReference(source_graph(Path(source), manifest), manifest.input_size)
+    return Reference(load_reference(source, manifest.patch_order or "current", report), manifest.input_size)
 
 
 def _batch(artifact: Artifact) -> int:
@@ -52,11 +65,11 @@ def _batch(artifact: Artifact) -> int:
 def _recorded_source(artifact: Artifact, report: Report) -> str | None:
     recorded, wanted = artifact.manifest.origin.get("source"), artifact.manifest.origin.get("sha256")
     if not isinstance(recorded, str) or not Path(recorded).is_file():
-        report("the checkpoint that was exported is not at hand")
+        report("what was exported is not at hand")
         return None
     with Path(recorded).open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != wanted:
-        report(f"{recorded} is not the checkpoint that was exported: expected SHA-256 {wanted}, found {found}")
+        report(f"{recorded} is not what was exported: expected SHA-256 {wanted}, found {found}")
         return None
     return recorded

@@ -120,6 +120,11 @@ def open_models(
         if model.manifest.kind != "matte":
             found = model.manifest.kind
             raise ModelsError(f"{model.artifact.directory}: expected an artifact of kind matte, found {found}")
+        if model.manifest.io != "image":
+            raise ModelsError(
+                f"{model.artifact.directory}: expected an artifact that takes images, found one that was exported with "
+                "--io tensor; export it without, or adopt its file with birefnet-export adopt"
+            )
         if not _NAME.fullmatch(model.name):
             raise ModelsError(
                 f"{model.artifact.directory}: expected a model name of letters, digits and ._:/@+-, "

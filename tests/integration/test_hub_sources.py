@@ -44,7 +44,7 @@ def test_a_known_id(said: list[str]) -> None:
 
 
 def test_an_unknown_id_has_the_licence_of_its_card(said: list[str]) -> None:
-    found = resolve_checkpoint("someone/compact", CheckpointOptions(), said.append, [])
+    found = resolve_checkpoint("someone/compact", CheckpointOptions(patch_order="current"), said.append, [])
     assert (found.row, found.licence, found.size) == (None, "cc-by-nc-4.0", (1024, 1024))
 
 

@@ -73,7 +73,7 @@ def test_a_source_that_has_changed_is_not_used(copied: Artifact, capsys: pytest.
     artifact = with_origin(copied, sha256="0" * 64)
     assert main(["verify", str(artifact.directory)]) == 0
     said = capsys.readouterr()
-    assert "is not the checkpoint that was exported: expected SHA-256 0000" in said.err
+    assert "is not what was exported: expected SHA-256 0000" in said.err
     assert "not compared" in said.out
 
 

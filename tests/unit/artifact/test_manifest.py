@@ -12,6 +12,7 @@ FULL: dict[str, Any] = {
     "format_version": 1,
     "name": "default",
     "kind": "matte",
+    "io": "image",
     "inputs": [{"name": "image", "dtype": "uint8", "shape": ["batch", 512, 512, 3]}],
     "outputs": [{"name": "alpha", "dtype": "float32", "shape": ["batch", 512, 512]}],
     "input_size": [512, 512],
@@ -51,6 +52,13 @@ def test_a_manifest_survives_json() -> None:
     assert manifest.self_test["fp32"].max_abs == 1e-3
 
 
+def test_what_a_manifest_need_not_say() -> None:
+    """Those of before `--io` took images; a graph that came as a graph has no patch order."""
+    manifest = Manifest.parse({key: value for key, value in FULL.items() if key not in {"io", "patch_order"}})
+    assert (manifest.io, manifest.patch_order) == ("image", None)
+    assert "patch_order" not in manifest.to_mapping()
+
+
 @pytest.mark.parametrize("path", ["novelty", "inputs.0.layout", "files.model.built_for", "origin.commit", "parity.by"])
 def test_unknown_fields_are_kept(path: str) -> None:
     mapping = changed(path, {"made": ["by", "tomorrow"]})
@@ -62,7 +70,7 @@ def test_optional_fields_have_defaults() -> None:
     for name in ("patch_order", "origin", "self_test", "parity"):
         del mapping[name]
     manifest = Manifest.parse(mapping)
-    assert manifest.patch_order == "current"
+    assert manifest.patch_order is None
     assert manifest.halo is None
     assert manifest.parity == {}
     assert Manifest.parse({**FULL, "halo": 32}).halo == 32

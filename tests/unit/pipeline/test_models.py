@@ -55,6 +55,17 @@ def test_refiners_in_a_folder_are_left_out_but_not_served_when_asked_for(exporte
         open_models([str(tmp_path / "refiner")])
 
 
+def test_a_bare_network_is_refused_with_what_to_do(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "bare")
+    manifest = tmp_path / "bare" / "model.json"
+    manifest.write_text(manifest.read_text().replace('"io": "image"', '"io": "tensor"'))
+    refusal = r"expected an artifact that takes images, found .* birefnet-export adopt"
+    with pytest.raises(ModelsError, match=refusal):
+        open_models([str(tmp_path / "bare")])
+    with pytest.raises(ModelsError, match=refusal):
+        open_models([], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("requested", "message"),
     [

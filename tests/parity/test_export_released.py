@@ -1,0 +1,92 @@
+"""The released architectures, checkpoint to ONNX to ONNX Runtime, at full size and in every precision.
+
+Weights are the oracle's, rounded to fp16 as the released files are: what fp16 cannot hold would be lost before the
+export, and random weights amplify it (8e-3 of alpha) as trained ones do not.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from artifact import Artifact, load_self_test, open_artifact
+from matting.geometry import fit
+from model_export.precision import PRECISIONS
+from model_export.runner import NetworkRunner, OnnxRunner
+from model_export.sample_inputs import subject
+from modeling.birefnet.config import SWIN_L, SWIN_T, BiRefNetConfig
+from modeling.weights import load_network
+from tests.support import images
+from tests.support.networks import seeded_network
+from tests.support.tolerance import EXPORT_ALPHA, HALF_ALPHA_MAX, HALF_ALPHA_MEAN
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+# Peak memory of a whole export in three precisions, proof included.
+MOST_GIB = {"swin_v1_t": 8, "swin_v1_l": 12}
+BACKBONES: dict[str, BiRefNetConfig] = {"swin_v1_t": SWIN_T, "swin_v1_l": SWIN_L}
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file in fp16, under the name of its architecture."""
+    network = seeded_network(BACKBONES[request.param])
+    path = tmp_path_factory.mktemp("released") / f"{request.param}.safetensors"
+    state = network.state_dict()
+    save_file({key: value.half() if value.is_floating_point() else value for key, value in state.items()}, path)
+    return path
+
+
+def export(checkpoint: Path, directory: Path, side: int) -> Artifact:
+    """By the command line, in a process of its own whose memory and time are printed and bounded."""
+    command = [sys.executable, "-m", "model_export", "onnx", str(checkpoint), "-o", str(directory)]
+    options = ["--size", f"{side}x{side}", "--patch-order", "current"]
+    precisions = ["--precision", "fp16", "--precision", "fp16-tensorrt"]
+    started = time.monotonic()
+    process = subprocess.Popen([*command, *options, *precisions])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    gib = usage.ru_maxrss * 1024 / 2**30
+    print(f"{checkpoint.stem} at {side}: {time.monotonic() - started:.0f} s, peak {gib:.1f} GiB")
+    assert process.returncode == 0
+    assert gib <= MOST_GIB[checkpoint.stem]
+    return open_artifact(directory)
+
+
+def assert_near(precision: str, alpha: NDArray[np.float32], truth: NDArray[np.float32]) -> None:
+    difference = np.abs(alpha - truth)
+    worst, mean = float(difference.max()), float(difference.mean())
+    print(f"{precision}: max {worst:.2e}, mean {mean:.2e}")
+    assert truth.std() > 0.05
+    if precision == "fp32":
+        assert worst < EXPORT_ALPHA
+    else:
+        assert worst < HALF_ALPHA_MAX
+        assert mean < HALF_ALPHA_MEAN
+
+
+def test_at_1024(checkpoint: Path, tmp_path: Path) -> None:
+    artifact = export(checkpoint, tmp_path / "out", 1024)
+    self_test = load_self_test(artifact)
+    image, truth = self_test.inputs["image"], self_test.expected["alpha"]
+    for precision in PRECISIONS:
+        alpha = OnnxRunner(artifact.file(precision.role)).run(image)
+        assert_near(precision.name, alpha, np.asarray(truth, np.float32))
+
+
+def test_at_256_in_batches(checkpoint: Path, tmp_path: Path) -> None:
+    artifact = export(checkpoint, tmp_path / "out", 256)
+    photographs = [fit(photograph, (256, 256)) for photograph in images.photographs().values()]
+    pictures = np.stack([*photographs, subject(256, 256)][:4])
+    truth = NetworkRunner(load_network(checkpoint), torch.float64)(pictures)
+    for precision in PRECISIONS:
+        runner = OnnxRunner(artifact.file(precision.role))
+        for batch in (1, 4):
+            assert_near(precision.name, runner(pictures[:batch]), truth[:batch])
