@@ -62,8 +62,8 @@ def test_the_export_runner(traced: list[Path], tmp_path: Path) -> None:
     result = json.loads((tmp_path / "export.json").read_text())
     obey(result, "export")
     names = [row["export"] for row in result["networks"][0]["exports"]]
-    assert names[:2] == ["folded", "unfolded"]
-    assert len(traced) == len(names)
+    assert names == ["folded", "unfolded", "four gathers"]
+    assert len(traced) == 3
     assert export.table(result).splitlines()[2].startswith("| `tiny` at 64×64, folded |")
 
 
