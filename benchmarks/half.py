@@ -1,10 +1,11 @@
 """Which parts of a network need fp32: the error of alpha with one part at a time in half precision.
 
-    python -m benchmarks.half [--out FILE]
+    python -m benchmarks.half --out benchmarks/results/export/half.json
 
 The parts are those of a folded network. Half precision is emulated (`model_export.half_emulation`): a part's weights
-are rounded, and so is what each of its operators gives; everything else is fp32. The rows `everything` and
-`as exported` compare the naive `network.half()` with `modeling.half.half_precision`.
+are rounded, and so is what each of its operators gives; everything else is fp32. A deformable convolution is one
+operator, which computes in fp32; `coordinates` are the positions that it samples, rounded as TensorRT's kernel does.
+The rows `everything` and `as exported` compare the naive `network.half()` with `modeling.half.half_precision`.
 
 Three networks: random weights, which amplify every rounding; the same with outliers in the residual stream, as trained
 Swin networks have them; the embedded network on a photograph.
@@ -12,9 +13,8 @@ Swin networks have them; the embedded network on a photograph.
 
 import argparse
 import copy
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from benchmarks.machine import describe
+from benchmarks.results import write_result
 from model_export.half_emulation import HalfEmulation
 from model_export.runner import normalised
 from model_export.sample_inputs import sample_inputs
 from modeling.birefnet.config import SWIN_T
 from modeling.birefnet.network import BiRefNet
+from modeling.deform_conv import DeformConvOperator
 from modeling.folding import fold
+from modeling.folding.sampling import MergedDeformableConv2d
 from modeling.half import half_precision
 from modeling.weights import load_network
 from tests.support.networks import seeded_network
@@ -52,6 +55,9 @@ PARTS: Mapping[str, Callable[[str], bool]] = {
 }
 
 
+COORDINATES = "coordinates"
+
+
 class _RoundedInside(TorchDispatchMode):
     """Rounds what operators give while a module of the part is running."""
 
@@ -69,16 +75,15 @@ class _RoundedInside(TorchDispatchMode):
         return result
 
 
-def main() -> None:
-    """Measure, print a table, write it down."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.half", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
-    arguments = parser.parse_args()
-    figures = {name: measure(network, x) for name, network, x in subjects()}
-    print(table(figures))
-    if arguments.out is not None:
-        result = {"command": "python -m benchmarks.half", "machine": describe(), "networks": figures}
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the table, write it down."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.half", description=__doc__)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="where the JSON goes")
+    arguments = parser.parse_args(argv)
+    found = {"machine": describe(), "networks": {name: measure(network, x) for name, network, x in subjects()}}
+    print(table(found))
+    write_result(arguments.out, "benchmarks.half", ["--out", str(arguments.out)], found)
+    return 0
 
 
 def subjects() -> Iterator[tuple[str, BiRefNet, Tensor]]:
@@ -100,6 +105,7 @@ def measure(network: BiRefNet, x: Tensor) -> dict[str, dict[str, float | None]]:
         everything = copy.deepcopy(network).half()(x.half())
         exported = half_precision(network)(x)
     found = {name: _error(part_in_half(network, x, part), truth) for name, part in PARTS.items()}
+    found[COORDINATES] = _error(coordinates_in_half(network, x), truth)
     return {**found, "everything": _error(everything, truth), "as exported": _error(exported, truth)}
 
 
@@ -112,9 +118,44 @@ def part_in_half(network: BiRefNet, x: Tensor, part: Callable[[str], bool]) -> T
         if part(name):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.half().float()
+        if isinstance(module, MergedDeformableConv2d):
+            module.operator = _one_operator(module.operator, rounded=part(name))
     with _tracked(rounded, running), _RoundedInside(part, running):
         logits: Tensor = rounded(x)
     return logits
+
+
+@torch.no_grad()
+def coordinates_in_half(network: BiRefNet, x: Tensor) -> Tensor:
+    """Logits of a network whose deformable convolutions round the positions of their samples."""
+    rounded = copy.deepcopy(network)
+    for module in rounded.modules():
+        if isinstance(module, MergedDeformableConv2d):
+            module.operator = _at_rounded_positions(module.operator, module.padding[0])
+    logits: Tensor = rounded(x)
+    return logits
+
+
+def _one_operator(operator: DeformConvOperator, *, rounded: bool) -> DeformConvOperator:
+    def run(*operands: Any, **geometry: Any) -> Tensor:  # noqa: ANN401  as the operator's
+        with _disable_current_modes():
+            result = operator(*operands, **geometry)
+            return result.half().float() if rounded else result
+
+    return run
+
+
+def _at_rounded_positions(operator: DeformConvOperator, padding: int) -> DeformConvOperator:
+    def run(x: Tensor, offset: Tensor, *operands: Any, **geometry: Any) -> Tensor:  # noqa: ANN401
+        side = 2 * padding + 1
+        taps = torch.arange(side) - padding
+        rows = (torch.arange(offset.shape[2])[:, None] + taps)[:, None, :, None].expand(-1, offset.shape[3], side, side)
+        columns = (torch.arange(offset.shape[3])[:, None] + taps)[None, :, None, :].expand_as(rows)
+        # (1, 2 K, H', W'), rows and columns of each tap in turn, as the offsets are.
+        origins = torch.stack((rows, columns), dim=-1).flatten(2).permute(2, 0, 1)[None].float()
+        return operator(x, (origins + offset).half().float() - origins, *operands, **geometry)
+
+    return run
 
 
 @contextmanager
@@ -142,11 +183,12 @@ def _error(logits: Tensor, truth: Tensor) -> dict[str, float | None]:
     return {"max_abs": worst if math.isfinite(worst) else None, "mean_abs": mean if math.isfinite(mean) else None}
 
 
-def table(figures: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> str:
-    """As Markdown: one row per part, largest and mean error of alpha per network."""
-    lines = [f"| in half precision | {' | '.join(figures)} |", f"|---|{'---|' * len(figures)}"]
-    for part in (*PARTS, "everything", "as exported"):
-        cells = [_cell(found[part]) for found in figures.values()]
+def table(result: Mapping[str, Any]) -> str:
+    """The Markdown table of a result: one row per part, largest and mean error of alpha per network."""
+    networks = result["networks"]
+    lines = [f"| in half precision | {' | '.join(networks)} |", f"|---|{'---|' * len(networks)}"]
+    for part in (*PARTS, COORDINATES, "everything", "as exported"):
+        cells = [_cell(found[part]) for found in networks.values()]
         lines.append(f"| {part} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -157,4 +199,4 @@ def _cell(error: Mapping[str, float | None]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
