@@ -24,16 +24,16 @@ def measurable() -> bool:
     return True
 
 
-def peak_bytes(work: Callable[[], object], rehearsal: Callable[[], object] = lambda: None) -> int:
-    """Resident bytes that `work` adds at its peak to what there was before it, in a forked process.
+def peak_bytes(work: Callable[[], object], rehearsal: Callable[[], object] | None = None) -> int:
+    """Resident bytes that `work` adds at its peak to what there was before it, in a process of its own.
 
     Args:
-        work: What is measured.
-        rehearsal: Something small of the same kind, done before: a fork shares the pages of a big parent until it
-            touches them, and loads what is loaded once.
+        work: What is measured; it must be possible to pickle it.
+        rehearsal: Something small of the same kind, done before, that loads what is loaded once.
     """
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_measure, args=(sender, work, rehearsal))
+    # Not a fork of this process: it would share the pages of a big one, until it touches them.
+    process = multiprocessing.get_context("forkserver").Process(target=_measure, args=(sender, work, rehearsal))
     process.start()
     sender.close()
     try:
@@ -43,10 +43,11 @@ def peak_bytes(work: Callable[[], object], rehearsal: Callable[[], object] = lam
     return found
 
 
-def _measure(sender: Connection, work: Callable[[], object], rehearsal: Callable[[], object]) -> None:
-    rehearsal()
+def _measure(sender: Connection, work: Callable[[], object], rehearsal: Callable[[], object] | None) -> None:
+    if rehearsal is not None:
+        rehearsal()
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # or what the parent let go of would be taken again, for nothing
+    ctypes.CDLL(None).malloc_trim(0)  # or what the rehearsal let go of would be taken again, for nothing
     _CLEAR.write_text(_FORGET_PEAK)
     before = _kibibytes("VmRSS")
     work()
