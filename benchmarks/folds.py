@@ -21,7 +21,7 @@ from benchmarks import machine
 from benchmarks.graph_cost import graph_cost
 from benchmarks.graphs import Subject, folded_graphs
 from benchmarks.inference import MEGABYTES_PER_MIB, Case, alpha_of, images, run_in_turn
-from benchmarks.results import write_result
+from benchmarks.results import markdown, write_result
 
 DEFAULT = ("embedded:384", "swin_v1_t:1024", "swin_v1_l:1024")
 TITLES = {
@@ -69,26 +69,28 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _table(network: dict[str, Any]) -> str:
-    head = f"`{network['network']}` at {network['size'][0]}×{network['size'][1]}"
-    lines = [
-        f"| {head}, cumulative | GMAC | activations, GB | peak, MB | nodes | time, ms | memory, MB | max \\|Δα\\| |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    title = f"`{network['network']}` at {network['size'][0]}×{network['size'][1]}, cumulative"
+    head = ("GMAC", "activations, GB", "peak, MB", "nodes", "time, ms", "CPU, ms", "memory, MB", "max \\|Δα\\|")
+    return markdown((title, *head), (_cells(row) for row in network["stages"]))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    timed = ["—", "—", "—", "—"]
+    if "time" in row:
+        timed = [
+            f"{row['time']['median_ms']:.0f}",
+            f"{row['cpu_ms']:.0f}",
+            f"{row['peak_mib'] * MEGABYTES_PER_MIB:.0f}",
+            f"{row['max_alpha_difference']:.0e}",
+        ]
+    return [
+        TITLES[row["stage"]],
+        f"{row['macs'] / 1e9:.2f}",
+        f"{row['activation_bytes'] / 1e9:.2f}",
+        f"{row['peak_activation_bytes'] / 1e6:.0f}",
+        str(row["nodes"]),
+        *timed,
     ]
-    for row in network["stages"]:
-        timed = ("—", "—", "—")
-        if "time" in row:
-            milliseconds, megabytes = row["time"]["median_ms"], row["peak_mib"] * MEGABYTES_PER_MIB
-            timed = (f"{milliseconds:.0f}", f"{megabytes:.0f}", f"{row['max_alpha_difference']:.0e}")
-        cells = (
-            TITLES[row["stage"]],
-            f"{row['macs'] / 1e9:.2f}",
-            f"{row['activation_bytes'] / 1e9:.2f}",
-            f"{row['peak_activation_bytes'] / 1e6:.0f}",
-            str(row["nodes"]),
-            *timed,
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

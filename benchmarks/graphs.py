@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import onnx
 import model_export
 import modeling
 from model_export.deform_conv import use_exportable_operator
+from model_export.four_gather import use_four_gathers
 from model_export.graph import write_graph
 from model_export.traceable import ImageToAlpha
 from modeling.birefnet.config import SWIN_L, SWIN_T
@@ -21,7 +22,7 @@ from modeling.folding.sharing import with_shared_tensors
 from modeling.weights import load_network
 from tests.support.networks import TINY, seeded_network
 
-FOLDED, UNFOLDED = "folded", "unfolded"
+FOLDED, UNFOLDED, FOUR_GATHERS = "folded", "unfolded", "four gathers"
 EMBEDDED = Path(__file__).parents[1] / "training" / "checkpoints" / "compact.safetensors"
 _SEEDED = {"swin_v1_l": SWIN_L, "swin_v1_t": SWIN_T, "tiny": TINY}
 _CODE_KEY = "benchmark_code"
@@ -79,20 +80,28 @@ def folded_graphs(subject: Subject, folder: Path) -> list[tuple[str, Path]]:
 def compared_graphs(subject: Subject, folder: Path) -> list[tuple[str, Path]]:
     """(name, ONNX file) of the export and of what it is compared with."""
     last = list(REWRITES)[-1]
-    paths = {FOLDED: _path(subject, last, folder), UNFOLDED: _path(subject, UNFOLDED, folder)}
+    paths = {
+        FOLDED: _path(subject, last, folder),
+        UNFOLDED: _path(subject, UNFOLDED, folder),
+        FOUR_GATHERS: _path(subject, FOUR_GATHERS, folder),
+    }
     if not all(_is_current(path) for path in paths.values()):
         network = subject.load()
-        _write(fold(network), subject, paths[FOLDED])
+        folded = fold(network)
+        _write(folded, subject, paths[FOLDED])
         _write(network, subject, paths[UNFOLDED])
+        _write(folded, subject, paths[FOUR_GATHERS], use_four_gathers)
     return list(paths.items())
 
 
-def _write(network: BiRefNet, subject: Subject, path: Path) -> None:
+def _write(
+    network: BiRefNet, subject: Subject, path: Path, prepare: Callable[[BiRefNet], None] = use_exportable_operator
+) -> None:
     if _is_current(path):
         return
     print(f"exporting {subject}: {path.name}", file=sys.stderr, flush=True)
     copy = with_shared_tensors(network)
-    use_exportable_operator(copy)
+    prepare(copy)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
     write_graph(ImageToAlpha(copy), subject.size, unfinished, {_CODE_KEY: _code()})

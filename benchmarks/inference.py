@@ -84,12 +84,14 @@ class Sample:
 
     Attributes:
         seconds: Of each batch after the first.
+        cpu_seconds: Of all threads, for each of those batches: what other load on the machine hardly changes.
         load_s: Until the session could be used.
         ready_mib: Resident once loaded and run once.
         peak_mib: Highest resident memory of the whole process, loading included.
     """
 
     seconds: list[float]
+    cpu_seconds: list[float]
     load_s: float
     ready_mib: float
     peak_mib: float
@@ -114,8 +116,9 @@ def run_in_turn(cases: Sequence[Case], rounds: int, runs: int) -> list[dict[str,
         runs: Batches that count in each process.
 
     Returns:
-        For each case `time` (milliseconds of an image), `ratio` (median over the rounds of its time over the first
-        case's in the same round), `load_s`, `ready_mib` and `peak_mib` (medians).
+        For each case `time` (milliseconds of an image) and `cpu_ms` (its median processor time), `ratio` and
+        `cpu_ratio` (medians over the rounds of each over the first case's in the same round), `load_s`, `ready_mib`
+        and `peak_mib` (medians).
     """
     samples: list[list[Sample]] = [[] for _ in cases]
     for turn in range(rounds):
@@ -127,13 +130,15 @@ def run_in_turn(cases: Sequence[Case], rounds: int, runs: int) -> list[dict[str,
 
 def _summary(case: Case, found: list[Sample], base: Case, of_base: list[Sample]) -> dict[str, Any]:
     each = [second / case.batch for sample in found for second in sample.seconds]
-    ratios = [
-        (median(sample.seconds) / case.batch) / (median(other.seconds) / base.batch)
-        for sample, other in zip(found, of_base, strict=True)
-    ]
+    rounds = list(zip(found, of_base, strict=True))
+    share = base.batch / case.batch
+    ratios = [share * median(sample.seconds) / median(other.seconds) for sample, other in rounds]
+    cpu_ratios = [share * median(sample.cpu_seconds) / median(other.cpu_seconds) for sample, other in rounds]
     return {
         "time": summarise_ms(each),
         "ratio": round(median(ratios), 3),
+        "cpu_ms": round(median(second for sample in found for second in sample.cpu_seconds) / case.batch * 1000, 2),
+        "cpu_ratio": round(median(cpu_ratios), 3),
         "load_s": round(median(sample.load_s for sample in found), 3),
         "ready_mib": round(median(sample.ready_mib for sample in found), 1),
         "peak_mib": round(median(sample.peak_mib for sample in found), 1),
@@ -167,12 +172,13 @@ def _measure(order: dict[str, Any]) -> Sample:
     feed = {"image": images(session.get_inputs()[0].shape[1:3], order["batch"])}
     session.run(["alpha"], feed)
     ready = _resident("VmRSS")
-    seconds = []
+    seconds, cpu_seconds = [], []
     for _ in range(order["runs"]):
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         session.run(["alpha"], feed)
         seconds.append(time.perf_counter() - started)
-    return Sample(seconds, load_s, ready, _resident("VmHWM"))
+        cpu_seconds.append(time.process_time() - cpu_started)
+    return Sample(seconds, cpu_seconds, load_s, ready, _resident("VmHWM"))
 
 
 if __name__ == "__main__":

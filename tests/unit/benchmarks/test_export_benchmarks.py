@@ -53,7 +53,7 @@ def test_no_rounds_measure_no_time(traced: list[Path], tmp_path: Path) -> None:
     assert folds.main(["--out", str(tmp_path / "folds.json"), "--networks", "tiny:64", "--rounds", "0"]) == 0
     result = json.loads((tmp_path / "folds.json").read_text())
     obey(result, "folds")
-    assert folds.table(result).splitlines()[2].endswith("| — | — | — |")
+    assert folds.table(result).splitlines()[2].endswith("| — | — | — | — |")
 
 
 def test_the_export_runner(traced: list[Path], tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_the_export_runner(traced: list[Path], tmp_path: Path) -> None:
     result = json.loads((tmp_path / "export.json").read_text())
     obey(result, "export")
     names = [row["export"] for row in result["networks"][0]["exports"]]
-    assert names[:2] == ["folded", "unfolded"]
-    assert len(traced) == len(names)
-    assert export.table(result).splitlines()[2].startswith("| `tiny` at 64×64 | folded |")
+    assert names == ["folded", "unfolded", "four gathers"]
+    assert len(traced) == 3
+    assert export.table(result).splitlines()[2].startswith("| `tiny` at 64×64, folded |")
 
 
 def test_graphs_are_written_again_when_the_code_has_changed(

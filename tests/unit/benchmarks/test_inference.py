@@ -21,6 +21,8 @@ def test_a_process_says_what_it_needed(graph: Path) -> None:
     found = run(Case("two at once", graph, SessionSettings(threads=1, level="basic"), batch=2), 3)
     assert len(found.seconds) == 3
     assert min(found.seconds) > 0
+    assert len(found.cpu_seconds) == 3
+    assert sum(found.cpu_seconds) > 0
     assert found.load_s > 0
     assert 10 < found.ready_mib <= found.peak_mib < 2000
 
@@ -41,11 +43,12 @@ def test_cases_take_turns(graph: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_ratios_are_of_one_round_and_one_image() -> None:
     """A machine that halves its speed after the first round changes no ratio; a batch of two counts twice."""
     base, other = Case("base", Path("a")), Case("other", Path("b"), batch=2)
-    of_base = [Sample([1.0, 1.0], 0.1, 50.0, 60.0), Sample([2.0, 2.0], 0.3, 70.0, 80.0)]
-    found = [Sample([1.0, 1.0], 0.1, 50.0, 60.0), Sample([2.0, 2.0], 0.3, 70.0, 80.0)]
+    of_base = [Sample([1.0, 1.0], [4.0, 4.0], 0.1, 50.0, 60.0), Sample([2.0, 2.0], [5.0, 5.0], 0.3, 70.0, 80.0)]
+    found = [Sample([1.0, 1.0], [2.0, 2.0], 0.1, 50.0, 60.0), Sample([2.0, 2.0], [2.5, 2.5], 0.3, 70.0, 80.0)]
     row = _summary(other, found, base, of_base)
     assert row["ratio"] == 0.5
-    assert row["time"]["median_ms"] == 750.0
+    assert row["cpu_ratio"] == 0.25
+    assert (row["time"]["median_ms"], row["cpu_ms"]) == (750.0, 1125.0)
     assert (row["load_s"], row["ready_mib"], row["peak_mib"]) == (0.2, 60.0, 70.0)
 
 
