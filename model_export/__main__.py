@@ -13,7 +13,7 @@ from pathlib import Path
 from artifact import ArtifactError, ManifestError
 from model_export.errors import ExportError
 
-OUT_OF_TOLERANCE, FAILED = 1, 2
+OUT_OF_TOLERANCE, FAILED, INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ExportError, ArtifactError, ManifestError, OSError) as error:
         print(f"birefnet-export: {error}", file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        print("birefnet-export: interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED
     return code
 
 
@@ -36,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     onnx = commands.add_parser("onnx", help="export a checkpoint to an artifact directory", description=_onnx.__doc__)
     onnx.add_argument("source", metavar="SOURCE", help="a .safetensors or .pth file, or a directory that holds one")
-    onnx.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the artifact directory")
+    onnx.add_argument("-o", "--output", type=_folder, required=True, metavar="DIR", help="the artifact directory")
     onnx.add_argument(
         "--size", type=_size, metavar="HxW", help="working size, multiples of 32 (the checkpoint's own, else 1024x1024)"
     )
@@ -82,7 +85,7 @@ def _add_adopt(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "adopt", help="make an artifact of an ONNX file that is there already", description=_adopt.__doc__
     )
     adopt.add_argument("source", type=Path, metavar="FILE.onnx", help="normalised floats in, logits or alpha out")
-    adopt.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the artifact directory")
+    adopt.add_argument("-o", "--output", type=_folder, required=True, metavar="DIR", help="the artifact directory")
     adopt.add_argument("--size", type=_size, metavar="HxW", help="for a graph that leaves height and width free")
     adopt.add_argument(
         "--gives", choices=("logits", "alpha"), help="what the last output is (found out on sample images)"
@@ -157,6 +160,12 @@ class _Reporter:
 
     def __call__(self, message: str) -> None:
         print(f"[{time.monotonic() - self._start:7.1f} s] {message}", file=sys.stderr, flush=True)
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder, found an empty name")
+    return Path(text)
 
 
 def _size(text: str) -> tuple[int, int]:

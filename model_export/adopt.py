@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from artifact import SELF_TEST_ROLE, Artifact, Manifest, NewFile, SelfTest, check_target, write_artifact
 from matting.normalisation import DEVIATION, MEAN
+from model_export.checkpoint import warn_of_licence
 from model_export.errors import ExportError, ParityError
 from model_export.foreign_graph import ForeignGraph
 from model_export.graph import signature
@@ -88,7 +89,13 @@ class SourceGraph:
         return alpha.reshape(images.shape[:3])
 
     def _run(self, tensor: NDArray[np.generic]) -> NDArray[np.floating]:
-        output: NDArray[np.floating] = self._session.run([self._output], {self._input.name: tensor})[0]
+        try:
+            output: NDArray[np.floating] = self._session.run([self._output], {self._input.name: tensor})[0]
+        except LOAD_FAILURES as error:
+            found = str(error).splitlines()[0]
+            raise ExportError(f"expected a graph that takes {tensor.shape}, found: {found}") from error
+        if output.size != tensor.size // tensor.shape[1]:
+            raise ExportError(f"expected a matte for each of {tensor.shape}, found {output.shape}")
         return output
 
 
@@ -115,6 +122,7 @@ def adopt(request: AdoptRequest, report: Report) -> Artifact:
         artifact.ArtifactError: The directory holds files that are not an artifact's.
     """
     check_target(request.directory, (CANONICAL.file, SELF_TEST_FILE))
+    warn_of_licence(request.licence, report)
     report(f"reading {request.source}")
     graph = ForeignGraph(request.source)
     size = graph.fix_size(request.size)
@@ -154,8 +162,8 @@ def _what_it_gives(graph: ForeignGraph, source: SourceGraph, size: tuple[int, in
     """Logits leave [0, 1] on some sample image; alpha never does, and comes from a sigmoid."""
     for _, image in sample_inputs(size):
         found = source.raw(normalised(image[None]))
-        if found.size != size[0] * size[1]:
-            raise ExportError(f"expected the last output to be a matte of {size[0]}x{size[1]}, found {found.shape}")
+        if not np.isfinite(found).all():
+            raise ExportError("expected numbers in the last output, found some that are none")
         if found.min() < 0.0 or found.max() > 1.0:
             if told == "alpha":
                 raise ExportError(f"expected alpha in [0, 1], found {found.min():.3g} to {found.max():.3g}")
@@ -172,7 +180,7 @@ def _takes_batches(source: SourceGraph, size: tuple[int, int]) -> bool:
     images = np.stack([subject(*size), np.full((*size, 3), 255, np.uint8)])
     try:
         together = source(images)
-    except LOAD_FAILURES:
+    except ExportError:
         return False
     return bool(np.abs(together - np.concatenate([source(image[None]) for image in images])).max() < SAME_BATCH)
 
@@ -188,7 +196,7 @@ def _manifest(request: AdoptRequest, graph: ForeignGraph, size: tuple[int, int],
     statement = {} if request.origin is None else {"statement": request.origin}
     with request.source.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    origin = {"source": str(request.source), "sha256": digest, ADOPTED: how, "exported_with": versions()}
+    origin = {"source": str(request.source.resolve()), "sha256": digest, ADOPTED: how, "exported_with": versions()}
     manifest = Manifest(
         name=request.source.stem if request.name is None else request.name,
         kind="matte",

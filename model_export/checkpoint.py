@@ -199,11 +199,14 @@ def _licence(options: CheckpointOptions, row: KnownCheckpoint | None, located: L
     given = [licence for licence in (options.licence, registered, card, UNSPECIFIED) if licence is not None]
     report(f"licence of the weights: {given[0]}")
     for licence in dict.fromkeys(given):
-        if forbids_commerce(licence):
-            report(
-                f"WARNING: {licence} does not allow commercial use of these weights, nor of what is exported from them"
-            )
+        warn_of_licence(licence, report)
     return given[0]
+
+
+def warn_of_licence(licence: str, report: Report) -> None:
+    """Say so if a licence forbids commercial use."""
+    if forbids_commerce(licence):
+        report(f"WARNING: {licence} does not allow commercial use of these weights, nor of what is exported from them")
 
 
 def _origin(

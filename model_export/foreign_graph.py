@@ -1,5 +1,6 @@
 """A BiRefNet ONNX file of anyone's: what it takes and gives, and the nodes that make it an artifact's graph."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ class ForeignGraph:
         """
         graph = self._model.graph
         image, alpha = self.signature(size)
+        _rename(graph, lambda name: name in {image.name, alpha.name} or name.startswith(_OWN))
         graph.initializer.extend(self._constants(size))
         nodes = [*self._before(image.name), *graph.node, *self._after(alpha.name, logits=logits)]
         del graph.node[:]
@@ -144,6 +146,26 @@ class ForeignGraph:
 
 def _node(operator: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:  # noqa: ANN401  an attribute is of any type
     return helper.make_node(operator, inputs, [output], name=f"{_OWN}{operator}_{output}", **attributes)
+
+
+def _rename(graph: onnx.GraphProto, taken: Callable[[str], bool]) -> None:
+    """Give every value whose name is taken another one, in subgraphs too."""
+
+    def other(name: str) -> str:
+        return f"source/{name}" if taken(name) else name
+
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        value.name = other(value.name)
+    for tensor in graph.initializer:
+        tensor.name = other(tensor.name)
+    for node in graph.node:
+        inputs, outputs = [other(name) for name in node.input], [other(name) for name in node.output]
+        del node.input[:], node.output[:]
+        node.input.extend(inputs)
+        node.output.extend(outputs)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _rename(inner, taken)
 
 
 def _read(path: Path) -> onnx.ModelProto:

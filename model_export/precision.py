@@ -44,6 +44,11 @@ PRECISIONS = (
 CANONICAL = PRECISIONS[0]
 
 
+def tolerance_of(dtype: str) -> Tolerance:
+    """Of a graph whose matrix products are `fp32` or `fp16`."""
+    return {"fp32": _FP32, "fp16": _FP16}[dtype]
+
+
 def chosen(names: tuple[str, ...]) -> tuple[Precision, ...]:
     """The precisions of these names and the canonical one, in their order."""
     return tuple(each for each in PRECISIONS if each is CANONICAL or each.name in names)

@@ -84,7 +84,8 @@ def proof_size(size: tuple[int, int]) -> tuple[int, int]:
         return size
     scale = math.sqrt(PROVEN_PIXELS / pixels)
     height, width = (max(SIZE_MULTIPLE, int(side * scale) // SIZE_MULTIPLE * SIZE_MULTIPLE) for side in size)
-    return height, width
+    longest = PROVEN_PIXELS // min(height, width) // SIZE_MULTIPLE * SIZE_MULTIPLE  # for what is thinner than 32
+    return min(height, longest), min(width, longest)
 
 
 def make_self_test(network: BiRefNet, io: Io, size: tuple[int, int]) -> SelfTest:
@@ -134,7 +135,12 @@ def prove(
 def _stages(
     candidate: Candidate, reference: Reference | GraphReference | None, figures: ParityReport, report: Report
 ) -> Mapping[str, float]:
-    far = [parity for parity in figures.inputs if parity.allowed != candidate.tolerance]
+    limit = candidate.tolerance
+    far = [
+        parity
+        for parity in figures.inputs
+        if not (parity.max_abs <= limit.max_abs and parity.mean_abs <= limit.mean_abs)
+    ]
     if candidate.dtype != "fp16" or not isinstance(reference, Reference) or not far:
         return {}
     worst = max(far, key=lambda parity: parity.mean_abs)

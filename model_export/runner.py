@@ -16,6 +16,8 @@ from matting.normalisation import DEVIATION, MEAN
 from model_export.errors import ExportError
 from model_export.half_emulation import HalfEmulation
 from modeling.birefnet.network import BiRefNet
+from modeling.folding import fold
+from modeling.half import half_precision
 
 LOAD_FAILURES = (
     ort_errors.Fail,
@@ -36,16 +38,17 @@ class AlphaRunner(Protocol):
 
 
 class NetworkRunner:
-    """The network as it was trained, unfolded.
+    """The network in torch: unfolded, as it was trained, but in float16.
 
     In float64 it is the reference: its rounding in float32 (up to 2e-4 of alpha on noise, more than ONNX Runtime's)
-    would be taken for the artifact's. In float16 every operator rounds what it gives, and accumulates in float32, as
-    the official `model.half()` does on a GPU.
+    would be taken for the artifact's. In float16 it is folded and mixed as it is exported (`modeling.half`), and every
+    half-precision operator rounds what it gives and accumulates in float32, as on a GPU.
     """
 
     def __init__(self, network: BiRefNet, dtype: torch.dtype) -> None:
-        self._network = copy.deepcopy(network).to(dtype)
-        self._dtype = dtype
+        self._half = dtype == torch.float16
+        self._network = half_precision(fold(network)) if self._half else copy.deepcopy(network).to(dtype)
+        self._dtype = torch.float32 if self._half else dtype
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return logistic(self.logits(images)[:, 0])
@@ -56,7 +59,7 @@ class NetworkRunner:
         found = []
         for image in images:
             tensor = torch.from_numpy(normalised(image[None])).to(self._dtype)
-            with HalfEmulation() if self._dtype == torch.float16 else contextlib.nullcontext():
+            with HalfEmulation() if self._half else contextlib.nullcontext():
                 found.append(self._network(tensor).double())
         array: NDArray[np.float64] = torch.cat(found).numpy()
         return array

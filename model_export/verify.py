@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from artifact import Artifact, load_self_test, open_artifact, rewrite_manifest
 from model_export.adopt import ADOPTED, source_graph
 from model_export.checkpoint import load_reference
 from model_export.onnx_export import versions
-from model_export.parity import BATCH, GraphReference, Reference, Report
-from model_export.precision import PRECISIONS
+from model_export.parity import BATCH, REFERENCES, GraphReference, Reference, Report
+from model_export.precision import PRECISIONS, tolerance_of
 from model_export.proof import Candidate, Proof, prove, run_self_test
 from model_export.runner import OnnxRunner
 
@@ -36,16 +37,19 @@ def verify(directory: Path, source: str | None, report: Report) -> Mapping[str, 
     self_test = load_self_test(artifact)
     graphs = {each: artifact.file(each.role) for each in PRECISIONS if each.role in manifest.files}
     runners = {each: OnnxRunner(path, manifest.io) for each, path in graphs.items()}
+    # The file's own: an adopted graph in the canonical role may be fp16.
+    dtypes = {each: manifest.files[each.role].precision or each.dtype for each in graphs}
     report("running the self-test")
-    deviations = {each: run_self_test(self_test, runner, each.dtype) for each, runner in runners.items()}
+    deviations = {each: run_self_test(self_test, runner, dtypes[each]) for each, runner in runners.items()}
     source = source if source is not None else _recorded_source(artifact, report)
     reference = None if source is None else _reference(artifact, source, report)
     proofs = {}
     for each, runner in runners.items():
         report(f"proving {each.name}")
-        candidate = Candidate(runner, manifest.input_size, _batch(artifact), each.dtype, each.tolerance)
+        dtype = dtypes[each]
+        candidate = Candidate(runner, manifest.input_size, _batch(artifact), dtype, tolerance_of(dtype))
         proofs[each.role] = prove(candidate, reference, deviations[each], report)
-    figures = {role: proof.to_mapping(versions()) for role, proof in proofs.items()}
+    figures = {role: _kept(manifest.parity.get(role), proof) for role, proof in proofs.items()}
     rewrite_manifest(artifact, replace(manifest, parity={**manifest.parity, **figures}))
     return proofs
 
@@ -55,6 +59,15 @@ def _reference(artifact: Artifact, source: str, report: Report) -> Reference | G
     if ADOPTED in manifest.origin:
         return GraphReference(source_graph(Path(source), manifest), manifest.input_size)
     return Reference(load_reference(source, manifest.patch_order or "current", report), manifest.input_size)
+
+
+def _kept(earlier: Any, proof: Proof) -> dict[str, Any]:  # noqa: ANN401  whatever the manifest has there
+    """The figures of a proof, and where it had no reference those of an earlier one of the same files."""
+    found = proof.to_mapping(versions())
+    if proof.report.inputs or not isinstance(earlier, dict):
+        return found
+    references = {name: earlier[name] for name in REFERENCES if earlier.get(name) is not None}
+    return {**found, **references, "passed": found["passed"] and earlier.get("passed", True)}
 
 
 def _batch(artifact: Artifact) -> int:

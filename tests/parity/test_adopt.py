@@ -117,6 +117,8 @@ def test_half_precision(tmp_path: Path) -> None:
     assert artifact.manifest.files["model"].precision == "fp16"
     image = subject(*SIZE)
     assert np.abs(OnnxRunner(artifact.file("model"))(image[None])[0] - expected_alpha(image)).max() < 5e-3
+    assert main(["verify", str(artifact.directory)]) == 0
+    assert open_artifact(artifact.directory).manifest.parity["model"]["tolerance"]["max_abs"] == 5e-3
 
 
 def test_free_sides_need_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,12 +129,39 @@ def test_free_sides_need_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert open_artifact(tmp_path / "out").manifest.input_size == (32, 64)
 
 
+def test_names_that_the_artifact_needs_are_free_afterwards(tmp_path: Path) -> None:
+    source = published(tmp_path / "model.onnx")
+    model = onnx.load(source)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            renamed = [{"x": "image", "side": "alpha"}.get(name, name) for name in names]
+            del names[:]
+            names.extend(renamed)
+    model.graph.input[0].name, model.graph.output[0].name = "image", "alpha"
+    onnx.save(model, source)
+    assert main(["adopt", str(source), "-o", str(tmp_path / "out")]) == 0
+    image = subject(*SIZE)
+    alpha = OnnxRunner(open_artifact(tmp_path / "out").file("model"))(image[None])[0]
+    assert np.abs(alpha - expected_alpha(image)).max() < 1e-5
+
+
+def test_a_licence_that_forbids_commerce_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = published(tmp_path / "model.onnx")
+    assert main(["adopt", str(source), "-o", str(tmp_path / "out"), "--licence", "CC-BY-NC-4.0"]) == 0
+    assert "WARNING: CC-BY-NC-4.0 does not allow commercial use" in capsys.readouterr().err
+
+
 REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     "another size than the fixed one": (published, ("--size", "32x32"), "expected 64x96"),
     "two inputs": (
         lambda path: published(path, extra_input=True),
         (),
         "expected one float input (N, 3, H, W), found `x` ['N', 3, 64, 96], `prompt`",
+    ),
+    "a size that only its inside is fixed to": (
+        lambda path: published(path, size=("H", "W"), baked=1),
+        ("--size", "32x64"),
+        "expected a graph that takes (1, 3, 32, 64), found: ",
     ),
     "no graph": (lambda path: path.write_bytes(b"no graph"), (), "expected an ONNX model"),
     "nothing": (lambda _: None, (), "found nothing at"),
@@ -156,10 +185,12 @@ def test_verify_compares_with_the_source(tmp_path: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert main(["verify", str(tmp_path / "out")]) == 0
     assert "astronaut" in capsys.readouterr().out
+    before = open_artifact(tmp_path / "out").manifest.parity["model"]
     moved = tmp_path / "moved.onnx"
     shutil.move(source, moved)
     assert main(["verify", str(tmp_path / "out")]) == 0
     assert "not compared with" in capsys.readouterr().out
+    assert open_artifact(tmp_path / "out").manifest.parity["model"]["source_graph"] == before["source_graph"]
     model = onnx.load(moved)
     model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.array(2.1, np.float32), "two"))
     onnx.save(model, moved)

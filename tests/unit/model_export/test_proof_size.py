@@ -12,7 +12,7 @@ def test_small_sizes_are_their_own(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((1024, 1024), (512, 512)), ((2048, 2048), (512, 512)), ((1440, 2560), (384, 672))],
+    [((1024, 1024), (512, 512)), ((2048, 2048), (512, 512)), ((1440, 2560), (384, 672)), ((32, 32768), (32, 8192))],
 )
 def test_large_sizes_keep_their_shape(size: tuple[int, int], expected: tuple[int, int]) -> None:
     height, width = proof_size(size)
