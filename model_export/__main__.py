@@ -38,7 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="birefnet-export", description="Trained BiRefNet networks become artifacts.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     onnx = commands.add_parser("onnx", help="export a checkpoint to an artifact directory", description=_onnx.__doc__)
-    onnx.add_argument("source", metavar="SOURCE", help="a .safetensors or .pth file, or a directory that holds one")
+    onnx.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a .safetensors or .pth file, a directory that holds one, or a Hugging Face id, OWNER/NAME[@REVISION]",
+    )
     onnx.add_argument("-o", "--output", type=_folder, required=True, metavar="DIR", help="the artifact directory")
     onnx.add_argument(
         "--size", type=_size, metavar="HxW", help="working size, multiples of 32 (the checkpoint's own, else 1024x1024)"
@@ -74,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="prove an artifact against its network", description=_verify.__doc__)
     verify.add_argument("directory", type=Path, metavar="DIR", help="the artifact directory")
     verify.add_argument(
-        "--source", metavar="CHECKPOINT", help="what it was made from (the recorded one, if it is still there)"
+        "--source",
+        metavar="SOURCE",
+        help="the checkpoint or ONNX file that it was made from (the recorded one, if still there)",
     )
     verify.set_defaults(run=_verify)
     return parser
@@ -100,7 +106,7 @@ def _add_adopt(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _onnx(arguments: argparse.Namespace) -> int:
-    """Export a checkpoint: fp32 ONNX with normalisation and sigmoid inside, a self-test, and a manifest."""
+    """Export a checkpoint: ONNX graphs that are proven equal to the network, a self-test, and a manifest."""
     from model_export.checkpoint import CheckpointOptions
     from model_export.onnx_export import ExportRequest, export_onnx
 
