@@ -6,10 +6,6 @@ graphs in turn; and what the graphs answer is compared. `--table FILE` prints th
 result.
 """
 
-import argparse
-import json
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from benchmarks import machine
 from benchmarks.graph_cost import graph_cost
 from benchmarks.graphs import Subject, folded_graphs
 from benchmarks.inference import MEGABYTES_PER_MIB, Case, alpha_of, images, run_in_turn
-from benchmarks.results import markdown, write_result
+from benchmarks.networks import Runner, run
+from benchmarks.results import markdown
 
 DEFAULT = ("embedded:384", "swin_v1_t:1024", "swin_v1_l:1024")
 TITLES = {
@@ -94,27 +90,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and write, or print the table of what was measured."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.folds", description=__doc__)
-    parser.add_argument("-o", "--out", type=Path, help="where the JSON goes")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a result, and measure nothing")
-    parser.add_argument("--networks", nargs="+", type=Subject.parse, default=[Subject.parse(name) for name in DEFAULT])
-    parser.add_argument("--graphs", type=Path, help="folder in which exported graphs are kept for the next run")
-    parser.add_argument("--rounds", type=int, default=3, help="processes of each graph; 0 measures no time")
-    parser.add_argument("--runs", type=int, default=3, help="batches that count in each process")
-    arguments = parser.parse_args(argv)
-    if arguments.table:
-        print(table(json.loads(arguments.table.read_text(encoding="utf-8"))))
-        return 0
-    if arguments.out is None:
-        parser.error("one of --out and --table is needed")
-    described = machine.describe("torch", "onnx", "onnxscript")
-    with tempfile.TemporaryDirectory(prefix="birefnet-folds-") as scratch:
-        graphs = arguments.graphs or Path(scratch)
-        networks = [measure(name, graphs, arguments.rounds, arguments.runs) for name in arguments.networks]
-    words = sys.argv[1:] if argv is None else list(argv)
-    write_result(arguments.out, "benchmarks.folds", words, {"machine": described, "networks": networks})
-    return 0
+    """Measure and write, or print the table of what was measured; `--rounds 0` measures no time."""
+    return run(Runner("benchmarks.folds", __doc__, DEFAULT, 3, measure, table), argv)
 
 
 if __name__ == "__main__":
