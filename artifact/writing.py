@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -67,17 +68,28 @@ def check_target(directory: Path | str, names: Iterable[str]) -> None:
     """Whether `write_artifact` may put files of these names there; to be asked before the work, not after.
 
     Raises:
-        ArtifactError: The directory is a file, holds a damaged manifest, or a file that is not an artifact's is in the
-            way.
+        ArtifactError: The directory is a file, cannot be written to, holds a damaged manifest, or a file that is not
+            an artifact's is in the way.
     """
     target = Path(directory)
     if target.exists() and not target.is_dir():
         raise ArtifactError(f"{target}: expected a directory or nothing, found a file")
+    _check_writable(target)
     old = _paths_of(target)
     owned = old | {_plain_name(name) for name in old}
     for name in names:
         if (target / name).exists() and name not in owned:
             raise ArtifactError(f"{target / name}: expected no such file or one of an artifact, found a foreign file")
+
+
+def _check_writable(target: Path) -> None:
+    """By writing: permissions alone do not tell of file systems that are read-only or full."""
+    place = next(path for path in (target, *target.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".birefnet-", dir=place):
+            pass
+    except OSError as error:
+        raise ArtifactError(f"{target}: expected a place to write to, found {place}: {error.strerror}") from error
 
 
 def rewrite_manifest(artifact: Artifact, manifest: Manifest) -> Artifact:

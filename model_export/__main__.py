@@ -5,6 +5,7 @@ torch is imported by the commands that need it, not by this module.
 
 import argparse
 import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when it succeeded, 1 when an artifact is out of tolerance, 2 when the command could not be carried out.
     """
     arguments = _parser().parse_args(argv)
+    # Otherwise it would end at once, and leave gigabytes behind in the temporary folder.
+    ended = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code: int = arguments.run(arguments)
     except (ExportError, ArtifactError, ManifestError, OSError) as error:
@@ -31,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("birefnet-export: interrupted; nothing was written", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, ended)
     return code
 
 

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 import artifact.writing
-from artifact import Artifact, ArtifactError, Manifest, NewFile, TensorSpec, open_artifact, rewrite_manifest
+from artifact import (
+    Artifact,
+    ArtifactError,
+    Manifest,
+    NewFile,
+    TensorSpec,
+    check_target,
+    open_artifact,
+    rewrite_manifest,
+)
 from artifact.writing import write_artifact
 
 MANIFEST = Manifest(
@@ -155,6 +164,14 @@ def test_foreign_files_are_not_overwritten(tmp_path: Path) -> None:
     assert (target / "model.onnx").read_bytes() == b"someone's only copy"
     with pytest.raises(ArtifactError, match="found a file"):
         write(target / "model.onnx")
+
+
+def test_a_target_that_cannot_be_written_to_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+    with pytest.raises(ArtifactError, match=r"expected a place to write to, found .*file: Not a directory"):
+        check_target(tmp_path / "file" / "deeper" / "model", ["model.onnx"])
+    check_target(tmp_path / "not" / "there" / "yet", ["model.onnx"])
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_name_that_ends_in_a_hash_owns_no_other(tmp_path: Path) -> None:
