@@ -53,3 +53,7 @@ HALF_ALPHA_MEAN = 5e-4
 REMBG_LEVELS = 2
 # Alpha of an adopted bare network against that of the direct export: where the normalisation rounds (1e-5 seen).
 ADOPTED_ALPHA = 1e-4
+# Our bilinear windows against OpenCV's resize of the whole, both fp32 on [0, 1]: 1.2e-7 seen.
+RESAMPLED = 1e-6
+# Refined in tiles against in one tile, as DESIGN.md section 5 has it (the aim is 1e-5; 2e-7 seen).
+TILED_ALPHA = 1e-5
