@@ -42,6 +42,7 @@ class ServerError(Exception):
         title: Short summary of the class, the same for every occurrence.
         detail: What was expected and what was found, this time.
         retry_after_s: Whole seconds after which a retry is likely to succeed; None where a retry is no cure.
+        reason: Under which a refusal at the door is counted (`birefnet_refusals_total`); None for all other errors.
     """
 
     code: ClassVar[str] = "internal"
@@ -51,6 +52,7 @@ class ServerError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = retry_after_s
+        self.reason: str | None = None
 
 
 class RequestError(ServerError):

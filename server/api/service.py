@@ -31,11 +31,16 @@ class TransportLimits:
         max_upload_bytes: Bytes of one encoded image.
         max_timeout_s: Longest time that a client may ask for.
         stream_window: Images of one gRPC stream that are worked on at once; the next is read when one is answered.
+        max_streams: gRPC streams that are open at once.
+        max_calls: gRPC calls of one connection that are begun at once; further ones wait at the client. It stands
+            behind all other limits, which refuse with a reason.
     """
 
     max_upload_bytes: int = 64 * 1024 * 1024
     max_timeout_s: float = 600.0
     stream_window: int = 16
+    max_streams: int = 64
+    max_calls: int = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from server.access import Gate, KeyRing
 from server.api.certificates import CertificateFiles, Certificates
 from server.backends.base import Backend
 from server.engine import Engine, EngineLimits
-from server.engine.admission import Admission, AdmissionLimits
+from server.engine.admission import Admission, AdmissionLimits, Surroundings
 from server.engine.uploads import UploadLimits, Uploads
 from server.host import host_limits
 from server.observability.metrics import Metrics
@@ -91,9 +91,15 @@ def compose(settings: Settings, make_backend: Callable[[], Backend] | None = Non
     if settings.max_memory_inside_mib is None or settings.max_uploads_mib is None or settings.cpu_workers is None:
         raise RuntimeError("This is a bug: `for_host` must decide everything that was left to the machine")
     limits = AdmissionLimits(
-        settings.max_requests, settings.max_megapixels_inside or math.inf, settings.max_memory_inside_mib * _MIB
+        settings.max_requests,
+        settings.max_megapixels_inside or math.inf,
+        settings.max_memory_inside_mib * _MIB,
+        settings.max_wait_s or math.inf,
     )
-    admission = Admission(limits, metrics, lambda: engine.unready_reason)
+    behind = Surroundings(
+        lambda: engine.unready_reason, lambda ahead: max(engine.wait_s(ahead), metrics.host.backlog_s)
+    )
+    admission = Admission(limits, metrics, behind)
     uploads = Uploads(UploadLimits(settings.max_uploads, round(settings.max_uploads_mib * _MIB)), admission)
     pool = HostPool(settings.cpu_workers, metrics.host)
     pipeline = Pipeline(engine, admission, models, pool, metrics, _pipeline_limits(settings))

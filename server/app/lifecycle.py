@@ -128,13 +128,14 @@ class Process:
         starting = asyncio.create_task(self.parts.start())
         watching = asyncio.create_task(watch(self._watched(), _FILES_INTERVAL_S))
         watching.add_done_callback(_report_end_of_watch)
+        ended = False
         try:
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
                 self._say_ready()
-                await self._follow_health(stopping)
-            return await self._drain()
+                ended = await self._follow_health(stopping)
+            return max(await self._drain(), FAILED if ended else 0)
         except _CANNOT_START as error:
             _log.critical("cannot start: %s", error)
             return FAILED
@@ -160,11 +161,33 @@ class Process:
         }
         _log.info("ready", extra=fields)
 
-    async def _follow_health(self, stopping: "asyncio.Task[bool]") -> None:
-        """Until a signal comes, let the gRPC health service say what `/readyz` says."""
-        while not stopping.done():
-            await self._rpc.set_serving(serving=self.unready_reason() is None)
-            await asyncio.wait((stopping,), timeout=_HEALTH_INTERVAL_S)
+    async def _follow_health(self, stopping: "asyncio.Task[bool]") -> bool:
+        """Until a signal comes, let the gRPC health service say what `/readyz` says.
+
+        Returns:
+            True when one of the transports has ended by itself: a process that half serves must be replaced.
+        """
+        transports = {
+            asyncio.create_task(self._http.ended()): "HTTP",
+            asyncio.create_task(self._rpc.ended()): "gRPC",
+        }
+        try:
+            while not stopping.done():
+                await self._rpc.set_serving(serving=self.unready_reason() is None)
+                watched = (stopping, *transports)
+                await asyncio.wait(watched, timeout=_HEALTH_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
+                if ended := [task for task in transports if task.done()]:
+                    self._give_up(transports[ended[0]], ended[0].exception())
+                    return True
+            return False
+        finally:
+            for task in transports:
+                task.cancel()
+
+    def _give_up(self, transport: str, error: BaseException | None) -> None:
+        if not self.stopping:  # else it was a signal that ended it
+            _log.critical("the %s server has ended by itself: draining, to be started anew", transport, exc_info=error)
+            self._stopping.set()
 
     async def _drain(self) -> int:
         """Refuse after a while, finish what is inside, let the answers out."""
@@ -209,7 +232,14 @@ def _service(parts: Parts, settings: Settings, gate: Gate, unready_reason: Calla
     return Service(
         pipeline=parts.front,
         metrics=parts.metrics,
-        limits=TransportLimits(settings.max_upload_bytes, settings.max_timeout_s, settings.grpc_stream_window),
+        limits=TransportLimits(
+            settings.max_upload_bytes,
+            settings.max_timeout_s,
+            settings.grpc_stream_window,
+            settings.grpc_max_streams,
+            # Whoever could be refused with a reason is: twice, so that two limits that are met at once are told apart.
+            2 * (settings.max_requests + settings.max_uploads + settings.grpc_max_streams),
+        ),
         unready_reason=unready_reason,
         live=lambda: parts.engine.live,
         models=parts.models.listing,

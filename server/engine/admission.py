@@ -1,7 +1,11 @@
 """The door: who may come in, and when to come back.
 
 A request is inside from the moment its header has been read until its answer is encoded, so work on the host counts as
-much as work on the device. What is inside is bounded by number, by megapixels and by the memory that it takes.
+much as work on the device. What is inside is bounded by number, by megapixels, by the memory that it takes and, where
+that is asked for, by the wait that is predicted for the next one.
+
+Who is refused is told when to come back, and a quarter of the room, at most, is held for those who are due: a newcomer
+cannot take it, so that a client that obeys is let in. Where nobody is due, nothing is held.
 
 Rules of this module: one event loop, no locks. Every refusal is counted once, under the reason it is raised for.
 """
@@ -9,12 +13,16 @@ Rules of this module: one event loop, no locks. Every refusal is counted once, u
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import NoReturn
 
 from server.access import Account
 from server.engine.batching import Priority
+from server.engine.bookings import Bookings, Wish
+from server.engine.items import EVICTED
+from server.engine.service_rate import ServiceRate
 from server.errors import (
     DeadlineExceededError,
     DrainingError,
@@ -25,10 +33,10 @@ from server.errors import (
 )
 from server.observability.metrics import Metrics
 
-_MEMORY_S = 30.0  # of busy time after which an observation counts for a third
 _EVIDENCE = 8  # answers before anyone is refused on a prediction
 _NOT_READY_RETRY_S = 5  # warming up takes seconds, but is not measured
 _DRAINING_RETRY_S = 1  # another process takes it
+_HELD_SHARE = 4  # the part of the room, one in so many, that is held for those who are due
 _MIB = 1 << 20
 
 
@@ -40,89 +48,88 @@ class AdmissionLimits:
         max_requests: Requests from header to answer.
         max_megapixels: Their pixels together. A single larger image still comes in when nobody is inside.
         max_memory_bytes: What they take together at their peaks. Nobody who takes more alone may come to this door.
+        max_wait_s: Seconds that a request may be expected to wait before a device takes it.
         max_retry_after_s: Longest wait that a refusal may advise.
     """
 
     max_requests: int = 64
     max_megapixels: float = 400.0
     max_memory_bytes: float = math.inf
-    max_retry_after_s: int = 120
+    max_wait_s: float = math.inf
+    max_retry_after_s: int = 300
 
     def __post_init__(self) -> None:
-        if self.max_requests < 1 or min(self.max_megapixels, self.max_memory_bytes) <= 0 or self.max_retry_after_s < 1:
+        amounts = (self.max_megapixels, self.max_memory_bytes, self.max_wait_s)
+        if self.max_requests < 1 or min(amounts) <= 0 or self.max_retry_after_s < 1:
             raise ValueError(f"admission limits: expected positive numbers, found {self}")
 
 
-class ServiceRate:
-    """Requests and megapixels finished per second of having work, the last half minute of it weighted most.
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A request at the door.
 
-    Idle time does not count: the rate says what the server can do, not what it was asked for. `now` is an argument.
+    Attributes:
+        megapixels: Size of the image, from its header.
+        memory_bytes: What answering it takes at its peak.
+        priority: As of the item that will come of it.
+        deadline: Monotonic seconds, absolute; infinite where there is none.
+        account: Whose rate limit pays for it, once it is inside; None where there is none.
+        fingerprint: Equal for the same request sent again, by which one that was told to come back is known; None
+            where that is not to be.
     """
 
-    def __init__(self, memory_s: float = _MEMORY_S) -> None:
-        self._memory_s = memory_s
-        self._busy_s = self._requests = self._megapixels = 0.0
-        self._since: float | None = None
-        self.finished = 0
-
-    def begin(self, now: float) -> None:
-        """The first request has come into an empty server."""
-        self._since = now
-
-    def finish(self, megapixels: float, now: float) -> None:
-        """A request was answered."""
-        self._advance(now)
-        self._requests += 1
-        self._megapixels += megapixels
-        self.finished += 1
-
-    def end(self, now: float) -> None:
-        """The last request has left."""
-        self._advance(now)
-        self._since = None
-
-    @property
-    def requests_per_s(self) -> float | None:
-        """None until something was measured."""
-        return self._requests / self._busy_s if self._requests and self._busy_s > 0 else None
-
-    @property
-    def megapixels_per_s(self) -> float | None:
-        """None until something was measured."""
-        return self._megapixels / self._busy_s if self._megapixels and self._busy_s > 0 else None
-
-    def _advance(self, now: float) -> None:
-        if self._since is None:
-            return
-        kept = math.exp(-(now - self._since) / self._memory_s)
-        self._busy_s = self._busy_s * kept + self._memory_s * (1 - kept)
-        self._requests *= kept
-        self._megapixels *= kept
-        self._since = now
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Place:
     megapixels: float
-    memory_bytes: int
-    priority: Priority
-    deadline: float
+    memory_bytes: int = 0
+    priority: Priority = Priority.NORMAL
+    deadline: float = math.inf
+    account: Account | None = None
+    fingerprint: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Stay:
+    """A request that is inside.
+
+    Attributes:
+        entrant: As it came.
+        waits: Until the device has answered it: as long, others have it before them.
+    """
+
+    entrant: Entrant
     task: "asyncio.Task[object] | None"
+    waits: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the door sees of the engine.
+
+    Attributes:
+        unready_reason: Why nothing is taken now; None when it is.
+        wait_s: Seconds that whoever has so many before it waits for a device, or for the host where that takes longer.
+    """
+
+    unready_reason: Callable[[], str | None] = lambda: None
+    wait_s: Callable[[int], float] = lambda ahead: 0.0
+
+
+_OPEN = Surroundings()
 
 
 class Admission:
-    """Lets requests in, or refuses them at once with an honest `Retry-After`.
+    """Lets requests in, or refuses them at once with an honest `Retry-After`; `Bookings` says how that is made.
 
-    `Retry-After`: every refused client gets its own place in a line that moves at the measured service rate, so that
-    they do not all come back at the same moment, to be refused again. The door cannot tell a new client from one that
-    did not wait, so the line has no more places than the door: by then all who are inside now have left.
+    Attributes:
+        limits: How much may be inside.
+        metrics: Where refusals are counted.
+        rate: At which those who were inside were answered.
     """
 
     def __init__(
         self,
         limits: AdmissionLimits,
         metrics: Metrics,
-        unready_reason: Callable[[], str | None] = lambda: None,
+        surroundings: Surroundings = _OPEN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open the door.
@@ -130,19 +137,20 @@ class Admission:
         Args:
             limits: How much may be inside.
             metrics: Where refusals are counted.
-            unready_reason: Why the engine takes nothing now; None when it does.
+            surroundings: What is behind the door.
             clock: Monotonic seconds, the scale of deadlines.
         """
         self.limits = limits
         self.rate = ServiceRate()
-        self._metrics = metrics
-        self._unready_reason = unready_reason
+        self.metrics = metrics
+        self._behind = surroundings
         self._clock = clock
-        self._inside: set[_Place] = set()
-        self._line_end = -math.inf
+        self._inside: set[Stay] = set()
+        self._bookings = Bookings(limits.max_retry_after_s)
         self._draining = False
         self._evicted: ServerError | None = None
         self._empty: list[asyncio.Future[None]] = []
+        metrics.watch_inside(self._inside.__len__)
 
     @property
     def inside(self) -> int:
@@ -152,12 +160,12 @@ class Admission:
     @property
     def megapixels_inside(self) -> float:
         """Their megapixels."""
-        return math.fsum(place.megapixels for place in self._inside)
+        return math.fsum(stay.entrant.megapixels for stay in self._inside)
 
     @property
     def memory_inside(self) -> int:
         """Bytes that they take at their peaks."""
-        return sum(place.memory_bytes for place in self._inside)
+        return sum(stay.entrant.memory_bytes for stay in self._inside)
 
     @property
     def draining(self) -> bool:
@@ -165,22 +173,8 @@ class Admission:
         return self._draining
 
     @contextmanager
-    def enter(
-        self,
-        megapixels: float,
-        priority: Priority = Priority.NORMAL,
-        deadline: float | None = None,
-        account: Account | None = None,
-        memory_bytes: int = 0,
-    ) -> Iterator[None]:
+    def enter(self, entrant: Entrant) -> Iterator[Stay]:
         """Be inside while the context is open.
-
-        Args:
-            megapixels: Size of the image, from its header.
-            priority: As of the item that will come of it.
-            deadline: Monotonic seconds, absolute; None where there is none.
-            account: Whose rate limit pays for it, once it is inside; None where there is none.
-            memory_bytes: What answering it takes at its peak.
 
         Raises:
             DrainingError: The process is about to exit.
@@ -191,31 +185,28 @@ class Admission:
             DeadlineExceededError: What is ahead in the queue takes longer than the deadline allows.
             ServerError: `evict` was called with it.
         """
-        now = self._clock()
-        until = math.inf if deadline is None else deadline
-        place = _Place(megapixels, memory_bytes, priority, until, _current_task())
-        self.check_open()
-        self._check_allowance(account, megapixels)
-        self._check_room(place, now)
-        self._check_deadline(place, now)
-        with account.spend(megapixels) if account is not None else nullcontext(), self._inside_as(place, now):
-            yield
+        self.check(entrant)
+        self._bookings.keep(entrant.fingerprint)
+        account = entrant.account
+        paid = account.spend(entrant.megapixels) if account is not None else nullcontext()
+        with paid, self._inside_as(Stay(entrant, _current_task())) as stay:
+            yield stay
 
     @contextmanager
-    def _inside_as(self, place: _Place, now: float) -> Iterator[None]:
+    def _inside_as(self, stay: Stay) -> Iterator[Stay]:
         if not self._inside:
-            self.rate.begin(now)
-        self._inside.add(place)
+            self.rate.begin(self._clock())
+        self._inside.add(stay)
         try:
-            yield
-            self.rate.finish(place.megapixels, self._clock())  # only answers show what the server can do
+            yield stay
+            self.rate.finish(stay.entrant.megapixels, self._clock())  # only answers show what the server can do
         except asyncio.CancelledError:
             # As in `asyncio.timeout`: a cancellation by someone else as well goes first.
-            if self._evicted is None or place.task is None or place.task.uncancel() > 0:
+            if self._evicted is None or stay.task is None or stay.task.uncancel() > 0:
                 raise
             raise self._evicted from None
         finally:
-            self._leave(place)
+            self._leave(stay)
 
     def check_open(self) -> None:
         """Refuse whoever comes while nobody is taken, before anything is read of the request.
@@ -226,32 +217,29 @@ class Admission:
         """
         if self._draining:
             self._refuse("draining", DrainingError("the server is shutting down", retry_after_s=_DRAINING_RETRY_S))
-        reason = self._unready_reason()
+        reason = self._behind.unready_reason()
         if reason is not None:
             self._refuse("not_ready", NotReadyError(reason, retry_after_s=_NOT_READY_RETRY_S))
 
-    def overloaded(self, reason: str, detail: str) -> OverloadedError:
-        """The refusal, counted, of a request that there is no room for; it says when there will be."""
-        self._metrics.refusals.labels(reason).inc()
-        return OverloadedError(detail, retry_after_s=self._advise(self._seconds_per_request(), self._clock()))
+    def refuse_overload(self, reason: str, detail: str) -> NoReturn:
+        """Refuse a request, of which nothing is known yet, because there is no room for it.
 
-    def check(self, priority: Priority, deadline: float, account: Account | None) -> None:
-        """Refuse now who would be refused whatever the size of the image; who is not may be refused later.
+        Raises:
+            OverloadedError: Counted; it says when there will be room.
+        """
+        self._refuse_room(reason, detail, Entrant(0.0), self.limits.max_requests)
 
-        Args:
-            priority: As of the item that will come of it.
-            deadline: Monotonic seconds, absolute.
-            account: Whose rate limit will pay for it; None where there is none.
+    def check(self, entrant: Entrant) -> None:
+        """Refuse who could not come in now. Of an image that is not known yet the size is 0; it may be refused later.
 
         Raises:
             ServerError: As `enter`.
         """
         now = self._clock()
-        place = _Place(0.0, 0, priority, deadline, None)
         self.check_open()
-        self._check_allowance(account, 0.0)
-        self._check_room(place, now)
-        self._check_deadline(place, now)
+        self._check_allowance(entrant)
+        self._check_room(entrant, now)
+        self._check_deadline(entrant, now)
 
     async def drain(self) -> None:
         """Refuse everyone from now on, and wait until all that are inside have left."""
@@ -264,13 +252,13 @@ class Admission:
     def evict(self, error: ServerError) -> int:
         """End the wait of all who are inside, wherever they are, with an error; how many they were. After `drain`."""
         self._evicted = error
-        for place in self._inside:
-            if place.task is not None:
-                place.task.cancel()
+        for stay in self._inside:
+            if stay.task is not None:
+                stay.task.cancel(EVICTED)
         return len(self._inside)
 
-    def _leave(self, place: _Place) -> None:
-        self._inside.remove(place)
+    def _leave(self, stay: Stay) -> None:
+        self._inside.remove(stay)
         if not self._inside:
             self.rate.end(self._clock())
             for waiter in self._empty:
@@ -278,67 +266,80 @@ class Admission:
                     waiter.set_result(None)
             self._empty.clear()
 
-    def _check_allowance(self, account: Account | None, megapixels: float) -> None:
+    def _check_allowance(self, entrant: Entrant) -> None:
         # Before the room: who is over its limit takes no place in the line of those who wait for room.
-        if account is not None:
+        if entrant.account is not None:
             try:
-                account.check(megapixels)
+                entrant.account.check(entrant.megapixels)
             except RateLimitedError as error:
                 self._refuse("rate_limit", error)
 
-    def _check_room(self, place: _Place, now: float) -> None:
-        limits = self.limits
-        if len(self._inside) >= limits.max_requests:
-            detail = f"at most {limits.max_requests} requests are taken at a time, and so many are inside"
-            raise self.overloaded("requests", detail)
-        megapixels, inside = place.megapixels, self.megapixels_inside
-        if self._inside and inside + megapixels > limits.max_megapixels:
+    def _check_room(self, entrant: Entrant, now: float) -> None:
+        limits, number = self.limits, len(self._inside)
+        due = self._bookings.is_due(entrant.fingerprint, now)
+        held = [] if due else self._bookings.expected(now)  # room that is not for newcomers
+        if number >= limits.max_requests - min(len(held), limits.max_requests // _HELD_SHARE):
+            detail = f"at most {limits.max_requests} requests are taken at a time, {number} are inside"
+            self._refuse_room("requests", detail + _and_held(held), entrant, limits.max_requests)
+        self._check_wait(entrant, held)
+        megapixels, inside = entrant.megapixels, self.megapixels_inside
+        kept = min(math.fsum(wish.megapixels for wish in held), limits.max_megapixels / _HELD_SHARE) if held else 0.0
+        if self._inside and inside + megapixels + kept > limits.max_megapixels:
             detail = (
                 f"at most {limits.max_megapixels:g} megapixels are taken at a time, {inside:.3g} are inside, "
                 f"and this image has {megapixels:.3g}"
             )
-            self._refuse_size("megapixels", detail, megapixels, now)
-        taken, need = self.memory_inside, place.memory_bytes
-        if taken + need > limits.max_memory_bytes:
+            self._refuse_room("megapixels", detail + _and_held(held), entrant, number)
+        taken, need = self.memory_inside, entrant.memory_bytes
+        kept = min(sum(wish.memory_bytes for wish in held), limits.max_memory_bytes / _HELD_SHARE) if held else 0.0
+        if taken + need + (kept if self._inside else 0) > limits.max_memory_bytes:
             detail = (
                 f"at most {limits.max_memory_bytes / _MIB:.0f} MiB of memory are taken at a time, "
                 f"{taken / _MIB:.0f} are, and this request needs {need / _MIB:.0f}"
             )
-            self._refuse_size("memory", detail, megapixels, now)
+            self._refuse_room("memory", detail + _and_held(held), entrant, number)
 
-    def _refuse_size(self, reason: str, detail: str, megapixels: float, now: float) -> None:
-        """Refuse an image for its size: as much as it has must leave before it can come in."""
-        per_s = self.rate.megapixels_per_s
-        need_s = megapixels / per_s if per_s else self._seconds_per_request()
-        self._refuse(reason, OverloadedError(detail, retry_after_s=self._advise(need_s, now)))
+    def _check_wait(self, entrant: Entrant, held: Sequence[Wish]) -> None:
+        most = self.limits.max_wait_s
+        if most == math.inf:
+            return
+        ahead = sum(stay.waits for stay in self._inside)
+        wait_s = self._behind.wait_s(ahead + min(len(held), (ahead + 1) // (_HELD_SHARE - 1)))
+        if wait_s > most:
+            detail = f"at most {most:g} s of waiting are allowed, {ahead} requests are ahead and take {wait_s:.3g} s"
+            self._refuse_room("wait", detail + _and_held(held), entrant, ahead)
 
-    def _check_deadline(self, place: _Place, now: float) -> None:
-        remaining = place.deadline - now
-        ahead = sum((other.priority, other.deadline) <= (place.priority, place.deadline) for other in self._inside)
+    def _check_deadline(self, entrant: Entrant, now: float) -> None:
+        remaining, mine = entrant.deadline - now, (entrant.priority, entrant.deadline)
+        ahead = sum((stay.entrant.priority, stay.entrant.deadline) <= mine for stay in self._inside)
         wait = ahead * self._seconds_per_request() if self.rate.finished >= _EVIDENCE else 0.0
         if remaining <= 0 or wait > remaining:
             detail = (
                 f"{ahead} requests are ahead and take about {wait:.1f} s, but only {max(remaining, 0):.1f} s are left"
             )
-            self._refuse("deadline", DeadlineExceededError(detail))
+            self._refuse("deadline", DeadlineExceededError(detail, retry_after_s=max(1, math.ceil(wait))))
 
-    def _refuse(self, reason: str, error: ServerError) -> None:
-        self._metrics.refusals.labels(reason).inc()
+    def _refuse_room(self, reason: str, detail: str, entrant: Entrant, crowd: int) -> NoReturn:
+        """Refuse for want of room, where `crowd` requests are what there is room for."""
+        request_s = self._seconds_per_request()
+        per_s = self.rate.megapixels_per_s
+        # An image that is refused for its size waits until as much as it has may have left.
+        need_s = entrant.megapixels / per_s if reason in ("megapixels", "memory") and per_s else request_s
+        wish = Wish(entrant.megapixels, entrant.memory_bytes, need_s, entrant.fingerprint)
+        after_s = self._bookings.book(wish, max(1, crowd // _HELD_SHARE) * request_s, self._clock())
+        self._refuse(reason, OverloadedError(detail, retry_after_s=after_s))
+
+    def _refuse(self, reason: str, error: ServerError) -> NoReturn:
+        self.metrics.refusals.labels(reason).inc()
+        error.reason = reason
         raise error
-
-    def _advise(self, need_s: float, now: float) -> int:
-        """Put one more client at the end of the line; whole seconds until its turn."""
-        longest = max(need_s, self.limits.max_requests * self._seconds_per_request())
-        latest = now + min(longest, self.limits.max_retry_after_s)
-        self._line_end = min(max(self._line_end, now) + need_s, latest)
-        return max(1, math.ceil(self._line_end - now))
 
     def _seconds_per_request(self) -> float:
         """Measured; before the first answer what the warm-up took; before that a second."""
         per_s = self.rate.requests_per_s
         if per_s is not None:
             return 1 / per_s
-        device = self._metrics.device
+        device = self.metrics.device
         return (device.item_s or 1.0) / device.capacity
 
 
@@ -348,3 +349,7 @@ def _current_task() -> "asyncio.Task[object] | None":
         return asyncio.current_task()
     except RuntimeError:
         return None
+
+
+def _and_held(held: Sequence[Wish]) -> str:
+    return f"; {len(held)} who were told to come back now go first" if held else ""

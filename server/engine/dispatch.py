@@ -24,13 +24,18 @@ from server.observability.station import Station
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Entry:
-    """One item that waits for its answer."""
+    """One item that waits for its answer.
+
+    Attributes:
+        gone: Why nobody waits for it any more, once its answer is cancelled.
+    """
 
     item: Item
     answer: asyncio.Future[Outcome]
     arrived: float
+    gone: str = "cancelled"
 
 
 @dataclass(slots=True, eq=False)
@@ -132,14 +137,22 @@ class Dispatcher:
         self.dispatch()
         return entry, member
 
-    def cancel(self, member: Member[Entry]) -> None:
-        """The client has left. What is on the device already runs on, and its answer is thrown away."""
+    def cancel(self, member: Member[Entry], reason: str = "cancelled") -> None:
+        """Nobody waits for it any more. What is on the device already runs on, and its answer is thrown away."""
+        member.value.gone = reason
         self._withdraw(member)
 
     def expire(self, member: Member[Entry]) -> None:
         """The deadline has passed: answer at once, wherever the item is."""
         _fail(member.value, _too_late())
         self._withdraw(member)
+
+    def wait_s(self, ahead: int) -> float:
+        """Seconds until a device takes an item that has so many before it, if they fill its batches."""
+        now = self._clock()
+        limits = [limit.current(now) for limit in self._batch_limits.values()]
+        largest = max(limits, default=max(self._most.values(), default=1))
+        return ahead // (largest * max(1, len(self.workers))) * (self._metrics.device.task_s or 0.0)
 
     def dispatch(self) -> None:
         """Give every device that has room the most urgent batch there is."""
@@ -332,7 +345,7 @@ class Dispatcher:
         """Count a member that left or expired before it cost device time, and answer it if nobody has."""
         _fail(member.value, _too_late())
         if member.value.answer.cancelled():
-            self._metrics.dropped.labels("cancelled").inc()
+            self._metrics.dropped.labels(member.value.gone).inc()
         elif isinstance(member.value.answer.exception(), DeadlineExceededError):
             self._metrics.dropped.labels("expired").inc()
 

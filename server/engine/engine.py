@@ -10,7 +10,7 @@ import numpy as np
 from artifact import Artifact, Manifest
 from server.backends.base import Backend, Device
 from server.engine.dispatch import Dispatcher, Worker
-from server.engine.items import EngineLimits, Item, Outcome
+from server.engine.items import EngineLimits, Item, Outcome, cancelled_for
 from server.engine.warmup import Warm, warm_up
 from server.engine.worker import DeviceThread
 from server.errors import DeadlineExceededError, DeviceLostError, DrainingError, NotReadyError, UnknownModelError
@@ -150,12 +150,16 @@ class Engine:
             timer = asyncio.get_running_loop().call_later(remaining, self._dispatcher.expire, member)
         try:
             return await entry.answer
-        except asyncio.CancelledError:
-            self._dispatcher.cancel(member)
+        except asyncio.CancelledError as cancellation:
+            self._dispatcher.cancel(member, cancelled_for(cancellation))
             raise
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def wait_s(self, ahead: int) -> float:
+        """Seconds until a device takes an item that has so many before it; 0 before anything was measured."""
+        return self._dispatcher.wait_s(ahead)
 
     async def drain(self) -> None:
         """Refuse new items and wait until all that were accepted are answered."""

@@ -1,5 +1,6 @@
 """What goes into the engine, what comes back, and how it is limited."""
 
+import asyncio
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
@@ -7,6 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine.batching import Priority
+
+EVICTED = "evicted"
+"""Message of the cancellation of whoever is put out, not by its client but because the process must end."""
+
+
+def cancelled_for(cancellation: asyncio.CancelledError) -> str:
+    """Under which reason what was cancelled is counted."""
+    return EVICTED if EVICTED in cancellation.args else "cancelled"
 
 
 @dataclass(frozen=True, slots=True)

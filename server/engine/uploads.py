@@ -10,6 +10,7 @@ Rules of this module: those of `server.engine.admission`.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 from server.engine.admission import Admission
 
@@ -65,6 +66,7 @@ class Uploads:
         self.limits = limits
         self._admission = admission
         self._under_way: set[Arrival] = set()
+        admission.metrics.watch_uploads(lambda: self.number, lambda: self.bytes)
 
     @property
     def number(self) -> int:
@@ -91,7 +93,7 @@ class Uploads:
         self._admission.check_open()
         if self.number >= self.limits.max_uploads:
             detail = f"at most {self.limits.max_uploads} uploads are read at a time, and so many are under way"
-            raise self._admission.overloaded("uploads", detail)
+            self.refuse("uploads", detail)
         self.check_bytes(announced, alone=not self._under_way)
         arrival = Arrival(self, announced)
         self._under_way.add(arrival)
@@ -99,6 +101,14 @@ class Uploads:
             yield arrival
         finally:
             self._under_way.remove(arrival)
+
+    def refuse(self, reason: str, detail: str) -> NoReturn:
+        """Refuse a request before anything is read of it.
+
+        Raises:
+            OverloadedError: Counted under the reason; it says when to come back.
+        """
+        self._admission.refuse_overload(reason, detail)
 
     def check_bytes(self, more: int, *, alone: bool) -> None:
         """Refuse bytes that there is no room for.
@@ -110,4 +120,4 @@ class Uploads:
             detail = (
                 f"at most {self.limits.max_bytes} bytes of uploads are read at a time, and this one makes it {found}"
             )
-            raise self._admission.overloaded("uploads", detail)
+            self.refuse("uploads", detail)

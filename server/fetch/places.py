@@ -93,7 +93,9 @@ class Places:
         if len(self._line) >= self._limits.waiting:
             self._metrics.refusals.labels("fetches").inc()
             detail = f"{self._running} images are being fetched and {len(self._line)} wait, and no more may"
-            raise OverloadedError(detail, retry_after_s=max(1, math.ceil(self._seconds_ahead())))
+            error = OverloadedError(detail, retry_after_s=max(1, math.ceil(self._seconds_ahead())))
+            error.reason = "fetches"
+            raise error
         place = asyncio.get_running_loop().create_future()
         self._line[place] = errand
         try:

@@ -28,8 +28,10 @@ from server.observability.station import Station
 
 REFUSALS = (
     "uploads",
+    "streams",
     "fetches",
     "requests",
+    "wait",
     "megapixels",
     "memory",
     "rate_limit",
@@ -37,7 +39,7 @@ REFUSALS = (
     "draining",
     "not_ready",
 )
-DROPS = ("expired", "cancelled")
+DROPS = ("expired", "cancelled", "evicted")
 FAULTS = ("item", "batch", "out_of_memory", "fatal")
 
 # From a cached thumbnail to the longest request the server accepts (600 s).
@@ -67,7 +69,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.host = Station(clock=clock)
         self.device = Station(clock=clock)
-        self._queue_depth: Callable[[], int] = lambda: 0
+        self._queue_depth = self._inside = self._uploads = self._upload_bytes = self._streams = _nothing
 
         def counter(name: str, text: str, label: str, values: tuple[str, ...]) -> Counter:
             made = Counter(name, text, [label], registry=self.registry)
@@ -125,6 +127,29 @@ class Metrics:
         """Items that wait for a device now."""
         return self._queue_depth()
 
+    def watch_inside(self, number: Callable[[], int]) -> None:
+        """Say where the number of requests from the door to their answers is read at each scrape."""
+        self._inside = number
+
+    def watch_uploads(self, number: Callable[[], int], size: Callable[[], int]) -> None:
+        """Say where the number and the bytes of bodies on their way are read at each scrape."""
+        self._uploads, self._upload_bytes = number, size
+
+    def watch_streams(self, number: Callable[[], int]) -> None:
+        """Say where the number of open gRPC streams is read at each scrape."""
+        self._streams = number
+
+    @property
+    def levels(self) -> Mapping[str, tuple[str, int]]:
+        """How much there is of everything that is bounded, now: text and value by name."""
+        return {
+            "birefnet_queue_depth": ("Items that wait for a device.", self._queue_depth()),
+            "birefnet_requests_inside": ("Requests from the door to their answers.", self._inside()),
+            "birefnet_uploads": ("Bodies on their way.", self._uploads()),
+            "birefnet_upload_bytes": ("Bytes of HTTP bodies on their way, as counted.", self._upload_bytes()),
+            "birefnet_grpc_streams": ("Open streams of images over gRPC.", self._streams()),
+        }
+
     def build_info(self, backends: Mapping[str, str]) -> None:
         """Publish versions: of this package, of Python, and of what the backends run on (name to version)."""
         labels = {"version": package_version(), "python": platform.python_version(), **backends}
@@ -153,6 +178,10 @@ def package_version() -> str:
         return "unknown"
 
 
+def _nothing() -> int:
+    return 0
+
+
 class _Stations(Collector):
     """Reads queue and stations at the moment of the scrape, so that they cost nothing in between."""
 
@@ -162,14 +191,15 @@ class _Stations(Collector):
     def collect(self) -> Iterator[Metric]:
         metrics = self._metrics
         stations = {"host": metrics.host, "device": metrics.device}
-        yield GaugeMetricFamily("birefnet_queue_depth", "Items that wait for a device.", metrics.queue_depth)
+        for name, (text, level) in metrics.levels.items():
+            yield GaugeMetricFamily(name, text, level)
         yield GaugeMetricFamily(
             "birefnet_pressure", "Seconds of work inside / capacity, the larger of host and device.", metrics.pressure
         )
         busy = CounterMetricFamily(
             "birefnet_busy_seconds", "Seconds of work done, summed over workers.", labels=["part"]
         )
-        gauges: dict[str, tuple[str, Callable[[Station], float]]] = {
+        shares: dict[str, tuple[str, Callable[[Station], float]]] = {
             "birefnet_workers": ("Tasks that can run at once.", lambda station: float(station.capacity)),
             "birefnet_busy_share": ("Share of capacity used lately.", lambda station: station.busy_share),
             "birefnet_backlog_seconds": ("Seconds of work inside / capacity.", lambda station: station.backlog_s),
@@ -177,7 +207,7 @@ class _Stations(Collector):
         for part, station in stations.items():
             busy.add_metric([part], station.busy_s)
         yield busy
-        for name, (text, value) in gauges.items():
+        for name, (text, value) in shares.items():
             family = GaugeMetricFamily(name, text, labels=["part"])
             for part, station in stations.items():
                 family.add_metric([part], value(station))

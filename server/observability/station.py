@@ -1,6 +1,7 @@
 """A place where work waits and is done: how busy it is, and how many seconds of work it still holds.
 
-The device and the pool of CPU threads are both stations, so that one measure says which of the two is saturated.
+The device and the pool of CPU threads are both stations, so that one measure says which of the two is saturated. What
+takes much longer than other work (an encoder at its hardest level) is of a kind of its own, with a speed of its own.
 
 Rules of this module: no metrics library. Safe to call from any thread.
 """
@@ -9,11 +10,12 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 _WINDOW_S = 30.0  # of `busy_share`: about two scrapes of Prometheus
 _SAMPLE_S = 1.0  # spacing of its support points
+_ROUNDING = 1e-9  # of sums of sizes
 _WEIGHT = 0.1  # of the newest observation in the mean time per item: about the last twenty count
 
 
@@ -26,11 +28,11 @@ class Station:
         self._lock = threading.Lock()
         self._clock = clock
         self._capacity = capacity
-        self._waiting = 0
-        self._running_items = 0
+        self._held: dict[Hashable, float] = {}  # items that wait or run, by kind
+        self._kind_s: dict[Hashable, float] = {}  # mean seconds per item, by kind
         self._running_tasks = 0
         self._busy_s = 0.0
-        self._item_s = math.nan
+        self._item_s = self._task_s = math.nan
         self._changed = clock()
         self._samples: deque[tuple[float, float]] = deque([(self._changed, 0.0)])
 
@@ -44,15 +46,15 @@ class Station:
         with self._lock:
             self._capacity = capacity
 
-    def arrive(self, items: int = 1) -> None:
-        """Items begin to wait here."""
+    def arrive(self, items: float = 1, kind: Hashable = None) -> None:
+        """Items begin to wait here; of a kind whose items differ in size, that much of one."""
         with self._lock:
-            self._waiting += items
+            self._held[kind] = self._held.get(kind, 0) + items
 
-    def leave(self, items: int = 1) -> None:
+    def leave(self, items: float = 1, kind: Hashable = None) -> None:
         """Waiting items go away without being worked on."""
         with self._lock:
-            self._waiting -= items
+            self._release(items, kind)
 
     def assume(self, item_s: float) -> None:
         """Take this for the mean seconds per item until something is measured."""
@@ -61,13 +63,13 @@ class Station:
                 self._item_s = item_s
 
     @contextmanager
-    def work(self, items: int = 1) -> Iterator[None]:
+    def work(self, items: float = 1, kind: Hashable = None) -> Iterator[None]:
         """Items that waited here are worked on, together, while the context is open."""
-        started = self._begin(items)
+        started = self._begin()
         try:
             yield
         finally:
-            self._end(items, started)
+            self._end(items, kind, started)
 
     @property
     def busy_s(self) -> float:
@@ -92,30 +94,44 @@ class Station:
             return None if math.isnan(self._item_s) else self._item_s
 
     @property
+    def task_s(self) -> float | None:
+        """Mean seconds of a task, whatever its items, recent ones weighted most; before the first those of an item."""
+        with self._lock:
+            known = self._item_s if math.isnan(self._task_s) else self._task_s
+            return None if math.isnan(known) else known
+
+    @property
     def backlog_s(self) -> float:
         """Seconds until everything that waits and runs here is done, at the measured speed; 0 before the first item."""
         with self._lock:
             if math.isnan(self._item_s):
                 return 0.0
-            return (self._waiting + self._running_items) * self._item_s / self._capacity
+            seconds = math.fsum(items * self._kind_s.get(kind, self._item_s) for kind, items in self._held.items())
+            return seconds / self._capacity
 
-    def _begin(self, items: int) -> float:
+    def _begin(self) -> float:
         with self._lock:
             now = self._advance()
-            self._waiting -= items
-            self._running_items += items
             self._running_tasks += 1
             return now
 
-    def _end(self, items: int, started: float) -> None:
+    def _end(self, items: float, kind: Hashable, started: float) -> None:
         with self._lock:
             now = self._advance()
-            self._running_items -= items
+            self._release(items, kind)
             self._running_tasks -= 1
             if items:
-                observed = (now - started) / items
-                first = math.isnan(self._item_s)
-                self._item_s = observed if first else self._item_s + _WEIGHT * (observed - self._item_s)
+                seconds = now - started
+                self._item_s = _mean(self._item_s, seconds / items)
+                self._task_s = _mean(self._task_s, seconds)
+                self._kind_s[kind] = _mean(self._kind_s.get(kind, math.nan), seconds / items)
+
+    def _release(self, items: float, kind: Hashable) -> None:
+        left = self._held.get(kind, 0) - items
+        if abs(left) < _ROUNDING:
+            self._held.pop(kind, None)
+        else:
+            self._held[kind] = left
 
     def _advance(self) -> float:
         """Count the work done since the last change; the lock is held."""
@@ -127,3 +143,7 @@ class Station:
         while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW_S:
             self._samples.popleft()
         return now
+
+
+def _mean(so_far: float, observed: float) -> float:
+    return observed if math.isnan(so_far) else so_far + _WEIGHT * (observed - so_far)

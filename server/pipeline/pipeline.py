@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.engine import Engine, Item, Outcome
-from server.engine.admission import Admission
+from server.engine.admission import Admission, Entrant, Stay
+from server.engine.items import cancelled_for
 from server.errors import DeadlineExceededError, ImageTooLargeError, UrlNotAllowedError
 from server.observability.metrics import Metrics
 from server.pipeline.encode import MEDIA_TYPES, Compression, check_combination, check_size
 from server.pipeline.header import ImageHeader, ImageLimits, read_header
 from server.pipeline.memory import memory_cost
 from server.pipeline.models import Model, Models
-from server.pipeline.pool import HostPool
-from server.pipeline.request import ImageUrl, SegmentOptions, SegmentRequest, SegmentResult
+from server.pipeline.pool import HostPool, HostWork
+from server.pipeline.request import ImageUrl, SegmentOptions, SegmentRequest, SegmentResult, fingerprint
 from server.pipeline.stages import Prepared, answer, prepare
 
 _MIB = 1 << 20
@@ -82,7 +83,9 @@ class Pipeline:
         check_combination(options.output, options.format)
         self.models.find(options.model)
         timeout_s = self._timeout_s(options)
-        self._admission.check(options.priority, self._clock() + timeout_s, request.account)
+        deadline = self._clock() + timeout_s
+        entrant = Entrant(0.0, 0, options.priority, deadline, request.account, fingerprint(request))
+        self._admission.check(entrant)
         return timeout_s
 
     async def segment(self, request: SegmentRequest) -> SegmentResult:
@@ -99,6 +102,7 @@ class Pipeline:
         """
         arrived = self._clock()
         options, image, account, request_id = request.options, request.image, request.account, request.request_id
+        known_by = fingerprint(request)
         if isinstance(image, ImageUrl):
             raise UrlNotAllowedError(
                 "image_url: this server fetches no images (its setting allow_urls is off); expected the image itself"
@@ -114,8 +118,9 @@ class Pipeline:
             raise DeadlineExceededError("the deadline passed before the header of the image was read") from error
         check_size(header.size, options.format, options.output)
         memory = self._memory_cost(header, len(image), options)
-        with self._admission.enter(header.megapixels, options.priority, deadline, account, memory):
-            call = _Call(options, model, header, deadline, request_id, image)
+        entrant = Entrant(header.megapixels, memory, options.priority, deadline, account, known_by)
+        with self._admission.enter(entrant) as stay:
+            call = _Call(options, model, header, request_id, stay, arrived, image)
             del image
             return await self._serve(call)
 
@@ -134,13 +139,16 @@ class Pipeline:
         return min(timeout_s, self.limits.max_timeout_s)
 
     async def _serve(self, call: "_Call") -> SegmentResult:
-        prepared = await self._prepare(call)
-        outcome = await self._infer(call, prepared)
+        encoding = call.host_work(f"encode {call.options.output} {call.options.format}")
+        with self._pool.plan(encoding):
+            prepared = await self._prepare(call)
+            outcome = await self._infer(call, prepared)
+        call.stay.waits = False
         size = prepared.size
         coarse = cast("NDArray[np.float32]", outcome.arrays[call.model.manifest.outputs[0].name])
         work = partial(answer, prepared, coarse, call.options, self.limits.compression)
         del prepared
-        encoded = await self._pool.run(work, call.deadline)
+        encoded = await self._pool.run(work, call.deadline, encoding)
         call.spend("queue", encoded.waited_s)
         call.spend("encode", encoded.worked_s)
         for stage, seconds in call.stage_s.items():
@@ -158,12 +166,12 @@ class Pipeline:
             scaled_decode=self.limits.scaled_decode,
         )
         try:
-            decoded = await self._pool.run(work, call.deadline)
+            decoded = await self._pool.run(work, call.deadline, call.host_work(f"decode {call.header.format}"))
         except DeadlineExceededError:
             self._metrics.dropped.labels("expired").inc()
             raise
-        except asyncio.CancelledError:
-            self._metrics.dropped.labels("cancelled").inc()
+        except asyncio.CancelledError as cancellation:
+            self._metrics.dropped.labels(cancelled_for(cancellation)).inc()
             raise
         call.spend("decode", decoded.worked_s)
         call.spend("queue", decoded.waited_s)
@@ -192,10 +200,20 @@ class _Call:
     options: SegmentOptions
     model: Model
     header: ImageHeader
-    deadline: float
     request_id: str
+    stay: Stay
+    arrived: float
     image: bytes | None = field(repr=False)
     stage_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic seconds."""
+        return self.stay.entrant.deadline
+
+    def host_work(self, kind: str) -> HostWork:
+        """What is to be done for it on the host."""
+        return HostWork(kind, self.header.megapixels, self.options.priority, self.arrived)
 
     def take_image(self) -> bytes:
         """The upload, which the call then holds no longer."""

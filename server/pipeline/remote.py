@@ -15,7 +15,7 @@ from server.errors import NotAnImageError
 from server.observability.metrics import Metrics
 from server.pipeline.formats import READABLE, sniff
 from server.pipeline.pipeline import Pipeline
-from server.pipeline.request import ImageUrl, SegmentRequest, SegmentResult
+from server.pipeline.request import ImageUrl, SegmentRequest, SegmentResult, fingerprint
 
 
 class Fetch(Protocol):
@@ -75,7 +75,9 @@ class RemotePipeline:
         image = await self._fetch(source, timeout_s, request.account.name if request.account is not None else "")
         fetch_s = self._clock() - began
         options = replace(request.options, timeout_s=max(0.0, timeout_s - fetch_s))
-        work = self._pipeline.segment(replace(request, image=image, options=options))
+        fetched = replace(request, image=image, options=options, fingerprint=fingerprint(request))
+        work = self._pipeline.segment(fetched)
+        del fetched  # as above
         del image
         result = await work
         self._metrics.stage_seconds.labels("fetch").observe(fetch_s)

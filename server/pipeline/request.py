@@ -1,7 +1,7 @@
 """One client call, as every transport hands it to the pipeline, and what comes back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from server.access import Account
@@ -46,6 +46,9 @@ class SegmentOptions:
     timeout_s: float | None = None
 
 
+_END_BYTES = 16 * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class ImageUrl:
     """Where an image is, as the client wrote it: unchecked, and perhaps secret."""
@@ -62,12 +65,14 @@ class SegmentRequest:
         options: How it is to be answered.
         request_id: Names it in the log where a batch of several requests is spoken of.
         account: Whose rate limit it counts for; None where there is none.
+        fingerprint: Of the request that it was made from; None where it is as it came.
     """
 
     image: bytes | ImageUrl = field(repr=False)
     options: SegmentOptions = SegmentOptions()
     request_id: str = ""
     account: Account | None = None
+    fingerprint: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +94,17 @@ class SegmentResult:
     model: str
     batch_size: int
     stage_s: Mapping[str, float]
+
+
+def fingerprint(request: SegmentRequest) -> int:
+    """The same for the same request sent again, within one process, and as good as never for another one.
+
+    Python's hash of bytes is keyed at random for every process, so nobody can make two that are alike. Of an image its
+    length and its ends are enough: of two compressed files that differ anywhere, the ends differ.
+    """
+    if request.fingerprint is not None:
+        return request.fingerprint
+    image = request.image
+    source = image.text if isinstance(image, ImageUrl) else (len(image), image[:_END_BYTES], image[-_END_BYTES:])
+    options = replace(request.options, timeout_s=None)  # what is left of a deadline is less the second time
+    return hash((source, options, request.account.name if request.account is not None else None))

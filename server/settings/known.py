@@ -94,6 +94,12 @@ class Settings(BaseModel):
         description="Requests inside at once, from the door to the answer. More are refused with 429 and Retry-After. "
         "Higher values mean longer waits under load, not more throughput.",
     )
+    max_wait_s: Amount | None = Field(
+        None,
+        description="Seconds that a request may be expected to wait for its turn, by what is ahead of it and what that "
+        "was measured to take; more are refused with 429 and Retry-After. This bounds the latency of what is taken: "
+        "twice the time of a batch keeps a device busy. By default max_requests alone decides.",
+    )
     max_memory_inside_mib: Amount | None = Field(
         None,
         description="Mebibytes that all requests inside may take at once, each counted with what its formats were "
@@ -264,6 +270,11 @@ class Settings(BaseModel):
         16,
         description="Images of one gRPC stream that are worked on at once; the next is read when one is answered. "
         "Higher values fill large batches from a single stream, and keep more uploads in memory.",
+    )
+    grpc_max_streams: Count = Field(
+        64,
+        description="gRPC streams that are open at once, over all connections; more are refused with "
+        "RESOURCE_EXHAUSTED and retry-after. Each may hold one message on its way, beside those of its window.",
     )
 
     # How it stops

@@ -313,9 +313,10 @@ async def test_overload_is_refused_at_once_with_retry_after():
         script.open()
         assert (await inside).status_code == 200
     assert response.status_code == 429
-    assert response.json()["code"] == "overloaded"
+    assert (response.json()["code"], response.json()["reason"]) == ("overloaded", "requests")
     assert int(response.headers["retry-after"]) >= 1
     assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+    assert trailing(caught.value)["x-refusal-reason"] == "requests"
     assert int(trailing(caught.value)["retry-after"]) >= 1
 
 

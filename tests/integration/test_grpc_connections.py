@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from protos.matting.v1 import matting_pb2 as pb
-from tests.support.backends import DeviceScript, turn_loop
+from tests.support.backends import DeviceScript, counted, turn_loop
 from tests.support.clients import marked_png, running_server, until
 
 IMAGE = marked_png(5)
@@ -53,6 +53,40 @@ async def test_a_stream_is_read_as_far_as_its_window():
         script.open()
         await stream.done_writing()
         assert {response.id async for response in stream} == set("01234")
+
+
+async def test_one_stream_too_many_is_refused_before_it_is_read():
+    async with running_server(grpc_max_streams=1) as server:
+        first = server.stub.SegmentStream()
+        await first.write(pb.SegmentRequest(image=IMAGE, id="1"))
+        assert (await first.read()).answer.image
+        assert counted(server.metrics, "birefnet_grpc_streams") == 1
+        second = server.stub.SegmentStream()
+        assert await second.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        found = {str(key): value for key, value in await second.trailing_metadata()}
+        assert (found["x-error-code"], found["x-refusal-reason"]) == ("overloaded", "streams")
+        assert int(found["retry-after"]) >= 1
+        assert counted(server.metrics, "birefnet_refusals_total", reason="streams") == 1
+        await first.done_writing()
+        assert await first.read() is grpc.aio.EOF
+        await until(lambda: counted(server.metrics, "birefnet_grpc_streams") == 0)
+        third = server.stub.SegmentStream()
+        await third.write(pb.SegmentRequest(image=IMAGE, id="3"))
+        assert (await third.read()).answer.image
+        third.cancel()
+
+
+async def test_one_connection_cannot_begin_calls_without_end():
+    """The limit is told to clients, in the settings of HTTP/2, and lies above those that refuse with a reason."""
+    async with running_server(max_requests=10, max_uploads=20, grpc_max_streams=5) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.process.grpc_port)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0")
+        head = await reader.readexactly(9)
+        body = await reader.readexactly(int.from_bytes(head[:3], "big"))
+        writer.close()
+    assert head[3] == 4, "a frame of settings"
+    settings = {body[at : at + 2]: int.from_bytes(body[at + 2 : at + 6], "big") for at in range(0, len(body), 6)}
+    assert settings[b"\0\x03"] == 2 * (10 + 20 + 5)
 
 
 async def test_metadata_beyond_the_limit_is_refused():

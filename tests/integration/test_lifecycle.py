@@ -18,7 +18,7 @@ from server.app.lifecycle import Process, serve
 from server.backends.base import Backend, BackendFault
 from server.backends.fake import FakeBackend
 from server.settings import Settings
-from tests.support.backends import PATIENCE_S, DeviceScript
+from tests.support.backends import PATIENCE_S, DeviceScript, counted
 from tests.support.clients import RunningServer, marked_png, running_server, trailing, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -154,6 +154,56 @@ async def test_work_that_outlives_the_drain_timeout_is_answered_and_reported(cap
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert trailing(caught.value)["x-error-code"] == "draining"
     assert [record.lost for record in caplog.records if record.message == "drained"] == [3]
+    # The first is on the device, and was not dropped before it; the others were, and not by their clients.
+    assert counted(server.metrics, "birefnet_dropped_total", reason="evicted") == 2
+    assert counted(server.metrics, "birefnet_dropped_total", reason="cancelled") == 0
+
+
+@pytest.mark.parametrize("transport", ["HTTP", "gRPC"])
+async def test_a_transport_that_ends_by_itself_ends_the_process_in_order(transport, caplog):
+    """Half a server would look alive to whoever asks the other half."""
+    script = DeviceScript(gated=True)
+    async with running_server(script) as server:
+        inside = asyncio.create_task(server.post(marked_png(1)) if transport == "gRPC" else server.call(marked_png(1)))
+        await script.arrival()
+        if transport == "HTTP":
+            server.process._http._server.should_exit = True
+        else:
+            ending = asyncio.create_task(server.process._rpc._server.stop(None))
+            await ending
+        await until(lambda: server.process.stopping)
+        script.open()
+        await inside
+        async with asyncio.timeout(PATIENCE_S):
+            assert await server.task == 1
+    assert f"the {transport} server has ended by itself" in caplog.text
+
+
+async def test_grpc_connections_are_told_to_go_away_at_the_drain():
+    """So that clients that keep a connection open do not call a server that is gone (RFC 9113, 6.8)."""
+    script = DeviceScript(gated=True)
+    async with running_server(script) as server:
+        inside = asyncio.create_task(server.call(marked_png(1)))
+        await script.arrival()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.process.grpc_port)
+        settings = b"\0\0\0\x04\0\0\0\0\0"
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+        assert await frame_type(reader) == 4, "the server's own settings"
+        server.process.take_signal(signal.SIGTERM)
+        script.open()
+        async with asyncio.timeout(PATIENCE_S):
+            while (kind := await frame_type(reader)) != 7:
+                assert kind in (4, 6, 8), "nothing but settings, pings and windows before GOAWAY"
+        writer.close()
+        assert (await inside).image
+        assert await server.task == 0
+
+
+async def frame_type(reader: asyncio.StreamReader) -> int:
+    """Read one frame of HTTP/2; its type."""
+    head = await reader.readexactly(9)
+    await reader.readexactly(int.from_bytes(head[:3], "big"))
+    return head[3]
 
 
 async def test_a_busy_host_thread_keeps_neither_the_drain_nor_the_second_signal_waiting(monkeypatch):

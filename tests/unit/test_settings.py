@@ -61,6 +61,8 @@ VALUES = {
     "grpc_max_connection_age_s": ("300", 300.0),
     "grpc_connection_grace_s": ("700", 700.0),
     "grpc_stream_window": ("64", 64),
+    "grpc_max_streams": ("5", 5),
+    "max_wait_s": ("0.5", 0.5),
     "drain_delay_s": ("10", 10.0),
     "drain_timeout_s": ("5.5", 5.5),
     "log_level": ("Warning", "warning"),

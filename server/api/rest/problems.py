@@ -52,6 +52,7 @@ def problem_schema() -> dict[str, Any]:
             "retryable": {"type": "boolean", "description": "Whether the same request may succeed later."},
             "request_id": {**text, "description": "Under which the server's log has it."},
             "retry_after_s": {**whole, "description": "Seconds to wait, as Retry-After; absent when unknown."},
+            "reason": {**text, "description": "Of a refusal at the door, as in birefnet_refusals_total; else absent."},
         },
     }
 
@@ -64,6 +65,7 @@ class _Problem:
     detail: str
     retryable: bool = False
     retry_after_s: int | None = None
+    reason: str | None = None
 
     def as_json(self, answered_id: str) -> dict[str, Any]:
         body = {
@@ -76,7 +78,8 @@ class _Problem:
             "retryable": self.retryable,
             "request_id": answered_id,
         }
-        return body if self.retry_after_s is None else {**body, "retry_after_s": self.retry_after_s}
+        more = {"retry_after_s": self.retry_after_s, "reason": self.reason}
+        return body | {name: value for name, value in more.items() if value is not None}
 
     def as_response(self, request: Request, headers: Mapping[str, str] | None = None) -> ProblemResponse:
         request.state.outcome = self.code
@@ -98,7 +101,8 @@ def answer_server_error(request: Request, error: Exception) -> ProblemResponse:
     if not isinstance(error, ServerError):
         raise TypeError(f"This is a bug: expected a ServerError, found {type(error).__name__}")
     status = status_of(error)
-    problem = _Problem(status.http, error.code, error.title, error.detail, status.retryable, error.retry_after_s)
+    found = (status.http, error.code, error.title, error.detail, status.retryable, error.retry_after_s, error.reason)
+    problem = _Problem(*found)
     return problem.as_response(request, CHALLENGE if isinstance(error, UnauthenticatedError) else None)
 
 

@@ -60,6 +60,12 @@ class HttpServer:
         if self._task.done():
             self._task.result()
 
+    async def ended(self) -> None:
+        """Until it serves no more, for whatever reason; raises what ended it. After `start`."""
+        if self._task is None:
+            raise RuntimeError("This is a bug: the HTTP server was not started")
+        await asyncio.shield(self._task)
+
     async def stop(self, grace_s: float) -> None:
         """Accept no more, close idle connections, let requests finish for a while, cancel what is left."""
         if self._task is None:

@@ -76,8 +76,10 @@ def write_error(error: ServerError) -> pb.SegmentError:
 
 
 def error_metadata(error: ServerError) -> dict[str, str]:
-    """Trailing metadata of a call that ends with an error: its public code, and when to come back."""
+    """Trailing metadata of a call that ends with an error: its public code, why it was refused, when to come back."""
     found = {"x-error-code": error.code}
+    if error.reason is not None:
+        found["x-refusal-reason"] = error.reason
     if error.retry_after_s is not None:
         found["retry-after"] = str(error.retry_after_s)
     if isinstance(error, UnauthenticatedError):

@@ -1,7 +1,8 @@
 """`matting.v1.Matting`: the calls themselves."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -27,6 +28,8 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
     def __init__(self, service: Service) -> None:
         self._service = service
         self._closing = asyncio.Event()
+        self._streams = 0
+        service.metrics.watch_streams(lambda: self._streams)
 
     def close_streams(self) -> None:
         """Read no further from any stream: each ends when what it has read is answered."""
@@ -42,6 +45,10 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
         self, request_iterator: AsyncIterator[pb.SegmentRequest], context: Context
     ) -> None:
         """Answer the images of a stream, each as soon as it is done."""
+        with self._open_stream():
+            await self._answer_stream(context)
+
+    async def _answer_stream(self, context: Context) -> None:
         window = asyncio.Semaphore(self._service.limits.stream_window)
         writing = asyncio.Lock()
 
@@ -58,6 +65,19 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
                 del message, task
         if self._closing.is_set():
             raise DrainingError("the server is shutting down: this stream ends here", retry_after_s=_RETRY_S)
+
+    @contextmanager
+    def _open_stream(self) -> Iterator[None]:
+        """Count a stream while the context is open; one too many is refused before anything is read of it."""
+        most = self._service.limits.max_streams
+        if self._streams >= most:
+            detail = f"at most {most} streams are open at a time, and so many are"
+            self._service.uploads.refuse("streams", detail)
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
 
     async def _read(self, context: Context) -> Any:  # noqa: ANN401 - a message, or the end of the stream
         """The next message; the end, too, once streams are closing."""

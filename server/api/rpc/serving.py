@@ -1,5 +1,6 @@
 """The gRPC server: options, services, health, and its end."""
 
+import asyncio
 from dataclasses import dataclass
 
 import grpc
@@ -72,6 +73,7 @@ class RpcServer:
             **options.channel_arguments(),
             # Somewhat above the limit of an image, so that our own error, with its code, answers most that exceed it.
             "grpc.max_receive_message_length": service.limits.max_upload_bytes + _ENVELOPE_BYTES,
+            "grpc.max_concurrent_streams": service.limits.max_calls,
         }
         interceptors = [Boundary(SERVICE_NAME, service)]
         self._server = grpc.aio.server(interceptors=interceptors, options=tuple(arguments.items()))
@@ -82,6 +84,7 @@ class RpcServer:
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._serving: bool | None = None
+        self._ending: asyncio.Future[bool] | None = None
         address = join_address(options.host, options.port)
         try:
             if options.tls is None:
@@ -95,6 +98,7 @@ class RpcServer:
         """Accept calls; health says NOT_SERVING until `set_serving`."""
         await self.set_serving(serving=False)
         await self._server.start()
+        self._ending = asyncio.ensure_future(self._server.wait_for_termination())
 
     async def set_serving(self, *, serving: bool) -> None:
         """Say through the standard health service whether requests are taken."""
@@ -105,6 +109,12 @@ class RpcServer:
         status = states.SERVING if serving else states.NOT_SERVING
         for name in ("", SERVICE_NAME):
             await self._health.set(name, status)
+
+    async def ended(self) -> None:
+        """Until it serves no more, for whatever reason."""
+        if self._ending is None:
+            raise RuntimeError("This is a bug: the gRPC server was not started")
+        await asyncio.shield(self._ending)  # to cancel it would break the server's own end
 
     async def stop(self, grace_s: float) -> None:
         """Send GOAWAY, let calls and what streams have sent finish for a while, cancel what is left."""

@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+import itertools
 import math
 from collections import Counter
 
 import pytest
 
-from server.engine.admission import Admission, AdmissionLimits, ServiceRate
+from server.engine.admission import Admission, AdmissionLimits, Entrant, Surroundings
 from server.engine.batching import Priority
+from server.engine.bookings import SHARE
+from server.engine.service_rate import ServiceRate
 from server.errors import DeadlineExceededError, DrainingError, NotReadyError, OverloadedError, ServerError
 from server.observability.metrics import REFUSALS, Metrics
 from tests.support.backends import counted, turn_loop
@@ -21,16 +24,21 @@ class Door:
     def __init__(self, **limits) -> None:
         self.clock, self.metrics = FakeClock(), Metrics()
         self.unready: str | None = None
-        self.admission = Admission(AdmissionLimits(**limits), self.metrics, lambda: self.unready, self.clock)
+        self.wait_s = 0.0  # that one request ahead takes
+        behind = Surroundings(lambda: self.unready, lambda ahead: ahead * self.wait_s)
+        self.admission = Admission(AdmissionLimits(**limits), self.metrics, behind, self.clock)
+
+    def enter(self, megapixels: float, priority: Priority = Priority.NORMAL, **more):
+        return self.admission.enter(Entrant(megapixels, priority=priority, **more))
 
     def serve(self, requests: int, seconds_each: float, megapixels: float = 1.0) -> None:
         """Let requests through, one after the other."""
         for _ in range(requests):
-            with self.admission.enter(megapixels):
+            with self.enter(megapixels):
                 self.clock.advance(seconds_each)
 
     def refusal(self, megapixels: float = 1.0, **claim) -> ServerError:
-        with pytest.raises(ServerError) as caught, self.admission.enter(megapixels, **claim):
+        with pytest.raises(ServerError) as caught, self.enter(megapixels, **claim):
             pass
         return caught.value
 
@@ -42,9 +50,7 @@ class Door:
 @contextlib.contextmanager
 def inside(door: Door, requests: int, megapixels: float = 1.0, **claim):
     with contextlib.ExitStack() as stack:
-        for _ in range(requests):
-            stack.enter_context(door.admission.enter(megapixels, **claim))
-        yield
+        yield [stack.enter_context(door.enter(megapixels, **claim)) for _ in range(requests)]
 
 
 def test_the_door_counts_requests():
@@ -63,7 +69,7 @@ def test_the_door_counts_megapixels():
     door = Door(max_megapixels=100)
     with inside(door, 2, 40.0):
         assert door.admission.megapixels_inside == 80
-        with door.admission.enter(20.0):
+        with door.enter(20.0):
             error = door.refusal(0.5)
         assert isinstance(error, OverloadedError)
         assert "at most 100 megapixels" in error.detail
@@ -75,7 +81,7 @@ def test_the_door_counts_memory():
     door = Door(max_memory_bytes=100 << 20)
     with inside(door, 2, memory_bytes=40 << 20):
         assert door.admission.memory_inside == 80 << 20
-        with door.admission.enter(1.0, memory_bytes=20 << 20):
+        with door.enter(1.0, memory_bytes=20 << 20):
             error = door.refusal(memory_bytes=1 << 20)
         assert isinstance(error, OverloadedError)
         assert error.detail == ("at most 100 MiB of memory are taken at a time, 100 are, and this request needs 1")
@@ -86,16 +92,16 @@ def test_the_door_counts_memory():
 
 def test_a_single_large_image_comes_in_when_nobody_is_inside():
     door = Door(max_megapixels=10)
-    with door.admission.enter(50.0):
+    with door.enter(50.0):
         assert isinstance(door.refusal(0.1), OverloadedError)
-    with door.admission.enter(50.0):
+    with door.enter(50.0):
         pass
 
 
 def test_whoever_fails_inside_leaves_too():
     door = Door(max_requests=1)
     for error in (RuntimeError, asyncio.CancelledError):
-        with pytest.raises(error), door.admission.enter(1.0):
+        with pytest.raises(error), door.enter(1.0):
             raise error
     assert door.admission.inside == 0
     assert door.admission.rate.finished == 0, "only answers show what the server can do"
@@ -106,7 +112,7 @@ def test_time_spent_on_whoever_fails_counts():
     door.serve(1, 1.0)
 
     def fail() -> None:
-        with door.admission.enter(1.0):
+        with door.enter(1.0):
             door.clock.advance(9)
             raise RuntimeError
 
@@ -116,26 +122,95 @@ def test_time_spent_on_whoever_fails_counts():
 
 
 @pytest.mark.parametrize("seconds_each", [0.05, 0.8, 3.0])
-def test_retry_after_is_the_place_in_line_at_the_measured_rate(seconds_each):
+def test_retry_after_promises_no_more_than_the_measured_rate(seconds_each):
     door = Door(max_requests=30, max_retry_after_s=1000)
     door.serve(40, seconds_each)
     rate = door.admission.rate.requests_per_s or 0.0
     assert rate == pytest.approx(1 / seconds_each, rel=0.1)
     with inside(door, 30):
-        advised = [door.refusal().retry_after_s for _ in range(30)]
-    assert advised == [max(1, math.ceil(place / rate)) for place in range(1, 31)]
-    assert all(isinstance(seconds, int) for seconds in advised)
+        advised = [door.refusal(fingerprint=client).retry_after_s or 0 for client in range(200)]
+    assert all(isinstance(seconds, int) and seconds >= 1 for seconds in advised)
+    together = Counter(advised)
+    # A quarter of the room is held for those who come back; whoever is told the same second comes at the same instant.
+    assert max(together.values()) <= 30 // 4
+    by_time = sorted(advised)
+    for index, first in enumerate(by_time):
+        for number, last in enumerate(by_time[index:], start=1):
+            assert number <= SHARE * rate * (last - first) + 30 // 4
+    assert max(advised) <= max(2.5 * 200 * seconds_each / SHARE, 200 / (30 // 4)), "nor much less"
 
 
-def test_the_line_moves_on_with_time():
+def test_who_comes_back_as_told_is_let_in_before_newcomers():
+    door = Door(max_requests=8)
+    door.serve(40, 1.0)
+    with contextlib.ExitStack() as crowd:
+        stays = [crowd.enter_context(contextlib.ExitStack()) for _ in range(8)]
+        for stay in stays:
+            stay.enter_context(door.enter(1.0))
+        told = door.refusal(fingerprint=7).retry_after_s or 0
+        stays[0].close()
+        door.clock.advance(told - 0.5)
+        assert isinstance(door.refusal(fingerprint=8), OverloadedError), "the place is held"
+        assert isinstance(door.refusal(), OverloadedError)
+        door.clock.advance(0.5)
+        with door.enter(1.0, fingerprint=7):
+            assert door.admission.inside == 8
+        with door.enter(1.0):
+            assert door.admission.inside == 8, "nothing is held for who has come"
+
+
+def test_a_place_is_held_for_a_moment_only():
+    door = Door(max_requests=8)
+    door.serve(40, 1.0)
+    with inside(door, 7):
+        with door.enter(1.0):
+            told = door.refusal(fingerprint=7).retry_after_s or 0
+        door.clock.advance(told)
+        assert isinstance(door.refusal(), OverloadedError)
+        door.clock.advance(1.0)
+        with door.enter(1.0):
+            pass
+
+
+def test_at_most_a_quarter_of_the_room_is_held():
+    door = Door(max_requests=8, max_megapixels=80, max_memory_bytes=8 << 20)
+    door.serve(400, 0.001)
+    with inside(door, 6):
+        with inside(door, 2):
+            told = {door.refusal(memory_bytes=1 << 20, fingerprint=client).retry_after_s for client in range(100)}
+        assert 1 in told
+        door.clock.advance(1.0)
+        assert isinstance(door.refusal(), OverloadedError)
+    with inside(door, 4, 10.0, memory_bytes=1 << 20):
+        with inside(door, 1, 20.0, memory_bytes=2 << 20):
+            assert door.admission.megapixels_inside == 60
+        assert isinstance(door.refusal(41.0), OverloadedError)
+        assert isinstance(door.refusal(1.0, memory_bytes=5 << 20), OverloadedError)
+
+
+def test_a_small_door_holds_nothing():
     door = Door(max_requests=3)
-    door.serve(40, 2.0)
-    with inside(door, 3):
-        assert [door.refusal().retry_after_s for _ in range(3)] == [2, 4, 6]
-        door.clock.advance(5)
-        assert door.refusal().retry_after_s == 3, "one second of the old line is left"
-        door.clock.advance(100)
-        assert door.refusal().retry_after_s in (2, 3), "nobody is in the line any more"
+    door.serve(40, 1.0)
+    with inside(door, 2):
+        with door.enter(1.0):
+            told = door.refusal(fingerprint=7).retry_after_s or 0
+        door.clock.advance(told)
+        with door.enter(1.0):
+            pass
+
+
+def test_one_impatient_client_keeps_its_place_and_takes_nobody_elses():
+    door = Door(max_requests=8)
+    door.serve(40, 1.0)
+    with inside(door, 8):
+        first = door.refusal(fingerprint=7).retry_after_s or 0
+        again = []
+        for _ in range(100):
+            door.clock.advance(first / 200)
+            again.append(door.refusal(fingerprint=7).retry_after_s or 0)
+        assert set(again) <= set(range(1, first + 1))
+        assert again == sorted(again, reverse=True)
+        assert (door.refusal(fingerprint=8).retry_after_s or 0) <= 6
 
 
 def test_retry_after_counts_the_pixels_that_must_go_first():
@@ -144,32 +219,40 @@ def test_retry_after_counts_the_pixels_that_must_go_first():
     megapixels_per_s = door.admission.rate.megapixels_per_s or 0.0
     assert megapixels_per_s == pytest.approx(10, rel=0.1)
     with inside(door, 1, 100.0):
-        first = door.refusal(50.0).retry_after_s
-        assert first == math.ceil(50 / megapixels_per_s)
+        told = [door.refusal(50.0, fingerprint=client).retry_after_s or 0 for client in range(10)]
+    # Two of them in one span of 50 megapixels would be one too many.
+    gaps = [later - earlier for earlier, later in itertools.pairwise(told)]
+    assert min(gaps) >= math.floor(50 / megapixels_per_s)
 
 
 def test_retry_after_has_a_ceiling():
     door = Door(max_requests=3, max_retry_after_s=7)
     door.serve(10, 5.0)
     with inside(door, 3):
-        assert [door.refusal().retry_after_s for _ in range(3)] == [5, 7, 7]
+        advised = [door.refusal(fingerprint=client).retry_after_s for client in range(5)]
+    assert advised == [5, 7, 7, 7, 7]
 
 
-def test_one_impatient_client_does_not_send_the_next_one_away_for_longer_than_the_door_holds():
-    door = Door(max_requests=8)
+def test_a_wait_that_is_too_long_is_refused():
+    door = Door(max_wait_s=5.0)
     door.serve(40, 1.0)
-    with inside(door, 8):
-        for _ in range(500):
-            door.refusal()
-        assert door.refusal().retry_after_s == 8
-
-
-def test_an_image_larger_than_all_others_together_waits_its_own_time():
-    door = Door(max_requests=2, max_megapixels=100, max_retry_after_s=1000)
-    door.serve(40, 1.0, megapixels=1.0)
-    needed_s = math.ceil(90 / (door.admission.rate.megapixels_per_s or 0.0))
-    with inside(door, 1, 100.0):
-        assert [door.refusal(90.0).retry_after_s for _ in range(2)] == [needed_s] * 2
+    door.wait_s = 1.0
+    with inside(door, 5), door.enter(1.0):
+        error = door.refusal(fingerprint=7)
+        assert isinstance(error, OverloadedError)
+        assert error.detail == "at most 5 s of waiting are allowed, 6 requests are ahead and take 6 s"
+        assert error.retry_after_s == 1
+        assert error.reason == "wait"
+    with inside(door, 4):
+        door.clock.advance(1.0)
+        with door.enter(1.0, fingerprint=7):
+            pass
+    with inside(door, 5) as stays, door.enter(1.0):
+        assert isinstance(door.refusal(), OverloadedError)
+        stays[0].waits = False  # the device has answered it: it is ahead of nobody
+        with door.enter(1.0):
+            pass
+    assert door.refusals() == {"wait": 2}
 
 
 def test_before_the_first_answer_the_warm_up_says_how_fast_it_goes():
@@ -224,7 +307,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once():
         error = door.refusal(deadline=now + 4)
         assert isinstance(error, DeadlineExceededError)
         assert "5 requests are ahead and take about 4.9 s, but only 4.0 s are left" in error.detail
-        with door.admission.enter(1.0, deadline=now + 6):
+        with door.enter(1.0, deadline=now + 6):
             pass
     assert door.refusals() == {"deadline": 3}
 
@@ -234,9 +317,9 @@ def test_only_who_goes_first_counts_against_a_deadline():
     door.serve(20, 1.0)
     now = door.clock()
     with inside(door, 30, priority=Priority.NORMAL, deadline=now + 300):
-        with door.admission.enter(1.0, deadline=now + 4):
+        with door.enter(1.0, deadline=now + 4):
             pass  # the earliest deadline goes first
-        with door.admission.enter(1.0, Priority.HIGH, now + 300):
+        with door.enter(1.0, Priority.HIGH, deadline=now + 300):
             pass
         assert isinstance(door.refusal(priority=Priority.LOW, deadline=now + 20), DeadlineExceededError)
 
@@ -244,7 +327,7 @@ def test_only_who_goes_first_counts_against_a_deadline():
 def test_nobody_is_refused_on_a_prediction_without_evidence():
     door = Door()
     door.serve(2, 10.0)
-    with inside(door, 10, priority=Priority.HIGH), door.admission.enter(1.0, deadline=door.clock() + 0.1):
+    with inside(door, 10, priority=Priority.HIGH), door.enter(1.0, deadline=door.clock() + 0.1):
         pass
 
 
@@ -277,7 +360,7 @@ async def test_drain_refuses_at_once_and_waits_for_all_inside():
 
 
 async def enter_and_wait(door: Door) -> None:
-    with door.admission.enter(1.0):
+    with door.enter(1.0):
         await asyncio.get_running_loop().create_future()
 
 
@@ -314,7 +397,7 @@ def test_what_is_counted_is_what_was_raised():
         door.unready = "warming" if step % 50 == 7 else None
         if len(accepted) > 2 and step % 3 == 0:
             accepted.pop(0).__exit__(None, None, None)
-        request = door.admission.enter((step * 7) % 23, deadline=door.clock() + step % 9)
+        request = door.enter((step * 7) % 23, deadline=door.clock() + step % 9)
         try:
             request.__enter__()
         except ServerError as error:

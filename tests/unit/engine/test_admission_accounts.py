@@ -1,12 +1,9 @@
 """The door and the rate limits of accounts: counted once, no place in the line, and paid for only once inside."""
 
-import math
-
 import pytest
 
 from server.access import Account
-from server.engine.admission import Admission, AdmissionLimits
-from server.engine.batching import Priority
+from server.engine.admission import Admission, AdmissionLimits, Entrant
 from server.errors import DrainingError, InferenceError, OverloadedError, RateLimitedError, UnauthenticatedError
 from server.observability.metrics import REFUSALS, Metrics
 from tests.support.backends import counted
@@ -28,7 +25,7 @@ class Door:
         return self.account.allowance.remaining
 
     def enter(self, megapixels: float, account: Account | None = None, **claim):
-        return self.admission.enter(megapixels, account=account or self.account, **claim)
+        return self.admission.enter(Entrant(megapixels, account=account or self.account, **claim))
 
     def refusals(self) -> dict[str, int]:
         found = {reason: int(counted(self.metrics, "birefnet_refusals_total", reason=reason)) for reason in REFUSALS}
@@ -50,17 +47,17 @@ def test_an_account_pays_when_it_comes_in_and_is_refused_when_it_has_used_up_its
 
 def test_who_would_be_refused_with_any_image_can_be_told_before_it_is_fetched():
     door = Door()
-    door.admission.check(Priority.NORMAL, math.inf, door.account)
+    door.admission.check(Entrant(0.0, account=door.account))
     with door.enter(10), door.enter(0):
-        door.admission.check(Priority.NORMAL, math.inf, door.account)  # a small enough image could still come in
+        door.admission.check(Entrant(0.0, account=door.account))  # a small enough image could still come in
     door.account.limit_to(5)  # 5 in debt
     with pytest.raises(RateLimitedError, match=r"0 are left now$") as caught:
-        door.admission.check(Priority.NORMAL, math.inf, door.account)
+        door.admission.check(Entrant(0.0, account=door.account))
     assert caught.value.retry_after_s == 60
     assert door.left == 0
     door.account.withdrawn = True
     with pytest.raises(UnauthenticatedError):
-        door.admission.check(Priority.NORMAL, math.inf, door.account)
+        door.admission.check(Entrant(0.0, account=door.account))
     assert door.refusals() == {"rate_limit": 1}
     assert door.admission.inside == 0
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.engine.admission import Admission, AdmissionLimits
+from server.engine.admission import Admission, AdmissionLimits, Surroundings
 from server.engine.uploads import UploadLimits, Uploads
 from server.errors import DrainingError, NotReadyError, OverloadedError
 from server.observability.metrics import Metrics
@@ -15,7 +15,9 @@ class Gate:
 
     def __init__(self, **limits) -> None:
         self.metrics, self.unready = Metrics(), ""
-        self.admission = Admission(AdmissionLimits(), self.metrics, lambda: self.unready or None, FakeClock())
+        self.admission = Admission(
+            AdmissionLimits(), self.metrics, Surroundings(lambda: self.unready or None), FakeClock()
+        )
         self.uploads = Uploads(UploadLimits(**limits), self.admission)
 
     def refused(self, reason: str) -> float:
@@ -40,6 +42,8 @@ def test_uploads_are_bounded_by_the_bytes_that_they_announce():
     gate = Gate(max_bytes=100)
     with gate.uploads.receive(60), gate.uploads.receive(40):
         assert gate.uploads.bytes == 100
+        assert counted(gate.metrics, "birefnet_upload_bytes") == 100
+        assert counted(gate.metrics, "birefnet_uploads") == 2
         with (
             pytest.raises(OverloadedError, match=r"at most 100 bytes .* this one makes it 101"),
             gate.uploads.receive(1),

@@ -59,6 +59,37 @@ def test_the_mean_follows_what_is_measured():
     assert station.item_s == pytest.approx(3.0, rel=0.01), "what was measured is not replaced by an assumption"
 
 
+def test_each_kind_of_work_has_a_speed_of_its_own():
+    """Ten hard pieces that wait are not ten average ones, however many easy ones were done meanwhile."""
+    clock = FakeClock()
+    station = Station(capacity=2, clock=clock)
+    for kind, seconds in (("decode", 0.1), ("encode", 4.0), *(("decode", 0.1) for _ in range(50))):
+        station.arrive(2.0, kind)
+        with station.work(2.0, kind):
+            clock.advance(seconds)
+    station.arrive(20.0, "encode")
+    assert station.backlog_s == pytest.approx(40.0 / 2)
+    station.arrive(2.0, "decode")
+    assert station.backlog_s == pytest.approx(40.1 / 2)
+    station.arrive(1.0, "new")
+    assert 40.1 / 2 < station.backlog_s < 50 / 2, "what was never done is taken for the mean"
+    for items, kind in ((20.0, "encode"), (2.0, "decode"), (1.0, "new")):
+        station.leave(items, kind)
+    assert station.backlog_s == 0
+
+
+def test_tasks_are_timed_whatever_their_items():
+    clock = FakeClock()
+    station = Station(clock=clock)
+    assert station.task_s is None
+    station.assume(0.5)
+    assert station.task_s == 0.5
+    station.arrive(4)
+    with station.work(4):
+        clock.advance(2.0)
+    assert station.task_s == pytest.approx(2.0)
+
+
 def test_the_busy_share_is_of_the_last_half_minute():
     clock = FakeClock()
     station = Station(capacity=4, clock=clock)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from matting.geometry import fit, restore
 from server.backends.fake import FakeBackend, fake_artifact, luminance
 from server.engine import Engine, EngineLimits
-from server.engine.admission import Admission, AdmissionLimits
+from server.engine.admission import Admission, AdmissionLimits, Surroundings
 from server.engine.batching import Priority
 from server.errors import (
     BodyTooLargeError,
@@ -63,7 +63,7 @@ async def rig(
     models = Models([Model("one", fake_artifact(WORKING)), Model("two", fake_artifact((8, 8)))])
     await engine.start(models.artifacts)
     script.armed = True
-    admission = Admission(admission_limits or AdmissionLimits(), metrics, lambda: engine.unready_reason)
+    admission = Admission(admission_limits or AdmissionLimits(), metrics, Surroundings(lambda: engine.unready_reason))
     pool = HostPool(2, metrics.host)
     try:
         yield Rig(
@@ -251,9 +251,9 @@ async def test_the_deadline_is_the_clients_within_the_servers(asked, most, expec
         seen = []
         enter = server.admission.enter
 
-        def spy(megapixels, priority, deadline, account, memory_bytes):
-            seen.append((megapixels, priority, deadline - server.pipeline._clock()))
-            return enter(megapixels, priority, deadline, account, memory_bytes)
+        def spy(entrant):
+            seen.append((entrant.megapixels, entrant.priority, entrant.deadline - server.pipeline._clock()))
+            return enter(entrant)
 
         monkeypatch.setattr(server.admission, "enter", spy)
         await server.segment(png(smooth(100, 200)), timeout_s=asked, priority=Priority.HIGH)
@@ -290,7 +290,7 @@ async def test_a_deadline_passes_in_the_device_queue():
         assert counted(server.metrics, "birefnet_dropped_total", reason="expired") == 1
 
 
-@pytest.mark.parametrize(("end", "reason"), [("cancel", "cancelled"), ("deadline", "expired")])
+@pytest.mark.parametrize(("end", "reason"), [("cancel", "cancelled"), ("deadline", "expired"), ("evict", "evicted")])
 async def test_a_request_that_ends_while_it_waits_for_the_host_is_dropped_and_counted(end, reason, held_host):
     async with rig() as server, held_host(server) as release:
         task = asyncio.create_task(server.segment(png(noise(30, 30)), timeout_s=0.2 if end == "deadline" else None))
@@ -298,7 +298,10 @@ async def test_a_request_that_ends_while_it_waits_for_the_host_is_dropped_and_co
         await turn_loop()
         if end == "cancel":
             task.cancel()
-        with pytest.raises(asyncio.CancelledError if end == "cancel" else DeadlineExceededError):
+        if end == "evict":
+            server.admission.evict(DrainingError("too late"))
+        errors = {"cancel": asyncio.CancelledError, "deadline": DeadlineExceededError, "evict": DrainingError}
+        with pytest.raises(errors[end]):
             await task
         release()
         assert server.admission.inside == 0

@@ -3,12 +3,14 @@
 import asyncio
 import threading
 from contextvars import ContextVar
+from functools import partial
 
 import pytest
 
+from server.engine.batching import Priority
 from server.errors import DeadlineExceededError
 from server.observability.station import Station
-from server.pipeline.pool import HostPool
+from server.pipeline.pool import HostPool, HostWork
 from tests.support.backends import PATIENCE_S, turn_loop
 from tests.support.clock import FakeClock
 
@@ -126,6 +128,39 @@ async def test_closing_does_not_wait_and_joining_does_not_wait_for_ever(station)
     assert await asyncio.to_thread(pool.join, PATIENCE_S)
     assert (await busy).result.startswith("host")
     assert ran == []
+
+
+async def test_urgent_work_goes_first_and_the_oldest_request_among_equals(station):
+    clock = FakeClock(now=100.0)
+    pool = HostPool(1, station, clock)
+    gate = Gate()
+    done: list[str] = []
+    held = asyncio.create_task(pool.run(gate, LATER))
+    await gate.arrival()
+    waiting = [
+        HostWork("low", priority=Priority.LOW),
+        HostWork("normal"),
+        HostWork("high", priority=Priority.HIGH),
+        HostWork("begun before", since=90.0),
+        HostWork("aged", priority=Priority.LOW, since=39.0),  # a minute is two steps of priority
+    ]
+    tasks = [asyncio.create_task(pool.run(partial(done.append, what.kind), LATER, what)) for what in waiting]
+    await turn_loop()
+    gate.go.release()
+    await asyncio.gather(held, *tasks)
+    assert done == ["aged", "high", "begun before", "normal", "low"]
+    pool.close()
+
+
+async def test_planned_work_counts_until_it_is_handed_in():
+    clock = FakeClock()
+    station = Station(clock=clock)
+    pool, work = HostPool(2, station, clock), HostWork("encode", 9.9)
+    await pool.run(lambda: clock.advance(8.0), LATER, work)
+    with pool.plan(work):
+        assert station.backlog_s == pytest.approx(8.0 / 2)
+    assert station.backlog_s == 0
+    pool.close()
 
 
 async def test_errors_and_context_pass_through(pool):

@@ -11,7 +11,7 @@ from server.errors import NotAnImageError, OverloadedError, UrlNotAllowedError
 from server.observability.metrics import Metrics
 from server.pipeline.pipeline import Pipeline
 from server.pipeline.remote import RemotePipeline
-from server.pipeline.request import ImageUrl, SegmentOptions, SegmentRequest, SegmentResult
+from server.pipeline.request import ImageUrl, SegmentOptions, SegmentRequest, SegmentResult, fingerprint
 from tests.support.backends import counted
 from tests.support.clock import FakeClock
 from tests.support.images import disc, png
@@ -69,7 +69,9 @@ async def test_the_fetch_is_taken_off_the_time_of_the_request(wanted: float | No
     request = SegmentRequest(URL, SegmentOptions(timeout_s=wanted), "id", account)
     result = await remote.segment(request)
     assert fetcher.asked == [(URL.text, 10.0 if wanted is None else wanted, "alice")]
-    assert behind.seen == [SegmentRequest(IMAGE, SegmentOptions(timeout_s=left), "id", account)]
+    # What was fetched is known by the URL: the client that comes back sends that again.
+    fetched = SegmentRequest(IMAGE, SegmentOptions(timeout_s=left), "id", account, fingerprint(request))
+    assert behind.seen == [fetched]
     assert list(result.stage_s.items()) == [("fetch", 3.0), ("decode", 0.5)]
     assert counted(metrics, "birefnet_stage_seconds_sum", stage="fetch") == 3
 

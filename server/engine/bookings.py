@@ -1,0 +1,143 @@
+"""When refused clients may come back, so that they do not all come at once, and are let in when they do.
+
+Each is told whole seconds, as `Retry-After` wants them, that end at an instant for which the server has not promised
+all its time yet. Whoever then comes with the same request is known by its fingerprint: nothing is asked of a client
+but to obey.
+
+Rules of this module: standard library only, one event loop, no locks, no clock (`now` is an argument).
+"""
+
+import bisect
+import itertools
+import math
+from dataclasses import dataclass
+
+SHARE = 0.8
+"""Of the server's speed that is promised: at its full speed, two that come together would be one too many."""
+
+_EARLY_S = 0.1  # clocks of clients differ, and some round
+_HELD_S = 0.5  # that room is held for whoever is late; networks take less
+_HONOURED_S = 30.0  # that a late one still goes before newcomers
+_RECALL_S = 0.25  # between two searches that find no instant at all
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A request that is to come back.
+
+    Attributes:
+        megapixels: Of its image.
+        memory_bytes: That answering it takes at its peak.
+        need_s: Seconds of the server's time that it takes.
+        fingerprint: By which it is known again; None where nothing is known of it yet. Then its time is counted, but
+            no room is held.
+    """
+
+    megapixels: float
+    memory_bytes: int
+    need_s: float
+    fingerprint: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Booking:
+    instant: float
+    wish: Wish
+    kept: bool = False
+
+
+class Bookings:
+    """The promises that were made."""
+
+    def __init__(self, max_ahead_s: int) -> None:
+        """No promise yet.
+
+        Args:
+            max_ahead_s: Longest wait that is advised. Beyond it nothing is promised.
+        """
+        self._max_ahead_s = max_ahead_s
+        self._order = itertools.count()
+        self._by_instant: list[tuple[float, int, _Booking]] = []
+        self._by_fingerprint: dict[int, _Booking] = {}
+        self._window_s = 0.0
+        self._full_at = -math.inf
+
+    def __len__(self) -> int:
+        return len(self._by_fingerprint)
+
+    def is_due(self, fingerprint: int | None, now: float) -> bool:
+        """Whether this client was told to come now."""
+        booking = self._find(fingerprint, now)
+        return booking is not None and booking.instant - _EARLY_S <= now
+
+    def keep(self, fingerprint: int | None) -> None:
+        """This client has been let in."""
+        if fingerprint is not None and (booking := self._by_fingerprint.pop(fingerprint, None)) is not None:
+            booking.kept = True
+
+    def expected(self, now: float) -> list[Wish]:
+        """What those want who should be here by now, or will be soon."""
+        near = self._between(now - _HELD_S, now + self._window_s)
+        return [booking.wish for booking in near if not booking.kept and booking.wish.fingerprint is not None]
+
+    def book(self, wish: Wish, room_s: float, now: float) -> int:
+        """Promise somebody a time; who has one still to come is told that again.
+
+        Args:
+            wish: Of the client that is refused.
+            room_s: Seconds of the server's time that the room held back for those who come back amounts to.
+            now: Monotonic seconds.
+
+        Returns:
+            Whole seconds to wait, at least 1.
+        """
+        self._forget(now)
+        booking = self._find(wish.fingerprint, now)
+        if booking is not None and booking.instant > now:
+            return max(1, math.ceil(booking.instant - now))
+        self._window_s = max(room_s, wish.need_s) / SHARE
+        ahead_s = self._search(wish.need_s, max(room_s, wish.need_s), now)
+        if ahead_s is None:
+            self._full_at = now
+            return self._max_ahead_s
+        made = _Booking(now + ahead_s, wish)
+        bisect.insort(self._by_instant, (made.instant, next(self._order), made))
+        if wish.fingerprint is not None:
+            self._by_fingerprint[wish.fingerprint] = made
+        return ahead_s
+
+    def _search(self, need_s: float, room_s: float, now: float) -> int | None:
+        """The first instant that leaves time for all who come before, and around which there is room for who comes."""
+        if now - self._full_at < _RECALL_S:
+            return None
+        following = bisect.bisect_left(self._by_instant, (now,))
+        before_s = 0.0
+        for ahead_s in range(1, self._max_ahead_s + 1):
+            instant = now + ahead_s
+            while following < len(self._by_instant) and self._by_instant[following][0] <= instant:
+                before_s += self._by_instant[following][2].wish.need_s
+                following += 1
+            near = self._between(instant - self._window_s, instant + self._window_s)
+            # A thousandth: equal needs add up to their room, whatever the rounding.
+            fits = math.fsum(booking.wish.need_s for booking in near) + need_s <= room_s * 1.001
+            if fits and before_s + need_s <= ahead_s:
+                return ahead_s
+        return None
+
+    def _between(self, first: float, last: float) -> list[_Booking]:
+        low = bisect.bisect_left(self._by_instant, (first,))
+        high = bisect.bisect_right(self._by_instant, (last, math.inf))
+        return [booking for _, _, booking in self._by_instant[low:high]]
+
+    def _find(self, fingerprint: int | None, now: float) -> _Booking | None:
+        booking = self._by_fingerprint.get(fingerprint) if fingerprint is not None else None
+        return booking if booking is not None and now <= booking.instant + _HONOURED_S else None
+
+    def _forget(self, now: float) -> None:
+        """Whoever is so late has gone elsewhere."""
+        past = bisect.bisect_left(self._by_instant, (now - max(_HONOURED_S, self._window_s),))
+        for _, _, booking in self._by_instant[:past]:
+            fingerprint = booking.wish.fingerprint
+            if fingerprint is not None and self._by_fingerprint.get(fingerprint) is booking:
+                del self._by_fingerprint[fingerprint]
+        del self._by_instant[:past]

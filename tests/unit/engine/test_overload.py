@@ -1,0 +1,150 @@
+"""Three times too many clients at the door, on a fake clock: who is let in, who is told what, and how long it takes.
+
+The server behind the door is a model of one: a device that takes what waits, up to a full batch, for a fixed time.
+"""
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+
+from server.engine.admission import Admission, AdmissionLimits, Entrant, Stay, Surroundings
+from server.errors import OverloadedError
+from server.observability.metrics import Metrics
+from tests.support.clock import FakeClock
+
+HOST_S = 0.005  # from the door to the queue
+
+
+@dataclass
+class Rush:
+    """Clients that come at random for a while, of which a share comes back when told, once.
+
+    Attributes:
+        limits: Of the door.
+        max_batch: Of the device.
+        batch_s: That it takes for one, full or not.
+        times: The speed of the device at which newcomers come.
+        obeying: The share of those refused who come back.
+    """
+
+    limits: AdmissionLimits
+    max_batch: int = 4
+    batch_s: float = 0.1
+    times: float = 3.0
+    obeying: float = 1.0
+    seconds: float = 20.0
+    answered: list[tuple[float, float]] = field(default_factory=list)  # (arrival, latency)
+    returned: list[bool] = field(default_factory=list)  # of everyone who came back: whether it was let in
+    told: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.clock = FakeClock(0.0)
+        behind = Surroundings(wait_s=lambda ahead: ahead // self.max_batch * self.batch_s)
+        self.door = Admission(self.limits, Metrics(), behind, self.clock)
+        self._random = random.Random(5)  # noqa: S311 - arrivals, not secrets
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._waiting: list[tuple[float, Stay, AbstractContextManager[Stay]]] = []
+        self._busy = False
+
+    @property
+    def speed(self) -> float:
+        return self.max_batch / self.batch_s
+
+    def run(self) -> "Rush":
+        at = 0.0
+        for client in itertools.count():
+            at += self._random.expovariate(self.times * self.speed)
+            if at > self.seconds:
+                break
+            self._at(at, partial(self._arrive, client, returns=False))
+        while self._events:
+            at, _, event = heapq.heappop(self._events)
+            self.clock.advance(max(0.0, at - self.clock.now))
+            event()
+        return self
+
+    def goodput(self) -> float:
+        """As a share of the device's speed, once the rush is under way."""
+        return sum(2 < at < self.seconds - 1 for at, _ in self.answered) / (self.seconds - 3) / self.speed
+
+    def p99_s(self) -> float:
+        return sorted(latency for _, latency in self.answered)[int(0.99 * len(self.answered))]
+
+    def _at(self, when: float, event: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._order), event))
+
+    def _arrive(self, client: int, *, returns: bool) -> None:
+        now, visit = self.clock.now, self.door.enter(Entrant(0.1, fingerprint=client))
+        try:
+            stay = visit.__enter__()
+        except OverloadedError as error:
+            seconds = error.retry_after_s or 0
+            if not returns:
+                self.told.append(seconds)
+                if self._random.random() < self.obeying:
+                    late = self._random.uniform(0.001, 0.02)
+                    self._at(now + seconds + late, partial(self._arrive, client, returns=True))
+            else:
+                self.returned.append(False)
+            return
+        if returns:
+            self.returned.append(True)
+        self._at(now + HOST_S, lambda: self._queue(now, stay, visit))
+
+    def _queue(self, arrived: float, stay: Stay, visit: AbstractContextManager[Stay]) -> None:
+        self._waiting.append((arrived, stay, visit))
+        if not self._busy:
+            self._run_batch()
+
+    def _run_batch(self) -> None:
+        batch, self._waiting = self._waiting[: self.max_batch], self._waiting[self.max_batch :]
+        self._busy = bool(batch)
+        if batch:
+            self._at(self.clock.now + self.batch_s, lambda: self._land(batch))
+
+    def _land(self, batch: list[tuple[float, Stay, AbstractContextManager[Stay]]]) -> None:
+        for arrived, stay, visit in batch:
+            stay.waits = False
+            visit.__exit__(None, None, None)
+            self.answered.append((arrived, self.clock.now - arrived))
+        self._run_batch()
+
+
+@pytest.mark.parametrize(
+    ("limits", "device"),
+    [
+        pytest.param(AdmissionLimits(), {}, id="defaults"),
+        pytest.param(AdmissionLimits(max_wait_s=0.2), {}, id="short wait"),
+        pytest.param(AdmissionLimits(max_wait_s=0.5), {"max_batch": 2, "batch_s": 0.25}, id="small batches"),
+        pytest.param(AdmissionLimits(max_requests=8), {"max_batch": 1, "batch_s": 1.0}, id="slow"),
+    ],
+)
+@pytest.mark.parametrize("obeying", [1.0, 0.3, 0.0])
+def test_at_three_times_its_speed_nothing_is_lost_and_who_obeys_is_let_in(limits, device, obeying):
+    rush = Rush(limits, obeying=obeying, **device).run()
+    assert rush.goodput() >= 0.95
+    assert min(rush.told) >= 1
+    if obeying:
+        assert len(rush.returned) > 10
+        assert sum(rush.returned) / len(rush.returned) >= 0.95
+    # All who came at three times the speed can be served in three times the time; promises leave some of it free.
+    assert max(rush.told) <= 1.5 * 3 * rush.seconds
+
+
+def test_the_wait_that_is_allowed_bounds_the_latency():
+    """Two batches of waiting, one of its own."""
+    rush = Rush(AdmissionLimits(max_wait_s=0.2)).run()
+    assert rush.p99_s() <= 3 * rush.batch_s + 2 * HOST_S
+
+
+def test_the_rest_of_a_rush_goes_home_when_nobody_obeys():
+    rush = Rush(AdmissionLimits(max_wait_s=0.2), obeying=0.0).run()
+    assert rush.door.inside == 0
+    assert len(rush.answered) + len(rush.told) == pytest.approx(3 * rush.speed * rush.seconds, rel=0.1)
