@@ -57,3 +57,10 @@ ADOPTED_ALPHA = 1e-4
 RESAMPLED = 1e-6
 # Refined in tiles against in one tile, as DESIGN.md section 5 has it (the aim is 1e-5; 2e-7 seen).
 TILED_ALPHA = 1e-5
+# Metrics in fp32 against plain references in fp64, relative: 1e-6 seen.
+QUALITY_RELATIVE = 1e-5
+# S, weighted F and E against pysodmetrics, whose figures are written with six digits.
+PEER_METRICS = 2e-6
+# The disc of reference/refinement.md A.7, whose figures are written with three digits: how a pixel on the rim is drawn
+# is not said there.
+DISK_TABLE = 2e-3
