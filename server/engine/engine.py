@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from artifact import Artifact, Manifest
-from server.backends.base import Backend, Device
+from server.backends.base import Backend, BackendFault, Device
 from server.engine.dispatch import Dispatcher, Worker
 from server.engine.items import EngineLimits, Item, Outcome, cancelled_for
 from server.engine.warmup import Warm, warm_up
@@ -18,6 +19,7 @@ from server.observability.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
+_NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 _CLOSE_S = 10.0  # for a device to finish its batch and free what it holds
 
 
@@ -82,10 +84,14 @@ class Engine:
         workers = self._dispatcher.workers
         return {name: workers[0].warm[name].precision for name in self._manifests} if workers else {}
 
-    async def start(self, models: Mapping[str, Artifact]) -> None:
+    async def start(self, models: Mapping[str, Artifact], max_batches: Mapping[str, int] = _NO_LIMITS) -> None:
         """Open the devices, warm every model and prove its answers; ready after that.
 
         Whatever it raises is also the `unready_reason`.
+
+        Args:
+            models: By artifact id.
+            max_batches: Largest batch of an artifact, by its id, where it has a limit of its own.
 
         Raises:
             BackendFault: A device cannot be opened, or an artifact not be run on it.
@@ -96,14 +102,22 @@ class Engine:
         try:
             await self._open_devices()
             for artifact_id, artifact in models.items():
-                await self.load(artifact_id, artifact)
+                await self.load(artifact_id, artifact, max_batches.get(artifact_id))
         except Exception as error:
             self._unready = f"start failed: {error}"
             raise
         self._unready = None
 
-    async def load(self, artifact_id: str, artifact: Artifact) -> None:
+    async def load(self, artifact_id: str, artifact: Artifact, max_batch: int | None = None) -> None:
         """Load, warm and prove one more artifact on every device; items for it are accepted after that.
+
+        Batches of other artifacts run in between: what waits, waits for one slice of the warm-up at a time. Cancelling
+        it, or a fault, leaves everything as it was.
+
+        Args:
+            artifact_id: Not in use yet.
+            artifact: What to load.
+            max_batch: Its largest batch, where it has a limit of its own.
 
         Raises:
             BackendFault, ArtifactError, SelfTestFailedError: As `start`; the artifact is not served then, and
@@ -112,12 +126,17 @@ class Engine:
         workers = self._dispatcher.workers
         if not workers or artifact_id in self._manifests:
             raise ValueError(f"artifact {artifact_id}: expected a started engine and a new id")
-        results = await asyncio.gather(
-            *(self._warm(worker, artifact_id, artifact) for worker in workers), return_exceptions=True
-        )
+        warming = (self._warm(worker, artifact_id, artifact, max_batch) for worker in workers)
+        try:
+            results = await asyncio.gather(*warming, return_exceptions=True)
+        except asyncio.CancelledError:
+            self._unload(artifact_id)
+            raise
         failures = [result for result in results if isinstance(result, BaseException)]
         if failures:
             self._unload(artifact_id)
+            if self.ready and any(isinstance(failure, BackendFault) and failure.fatal for failure in failures):
+                self._dispatcher.lose(str(failures[0]))
             raise failures[0]
         self._dispatcher.allow(artifact_id, min(worker.warm[artifact_id].max_batch for worker in workers))
         self._manifests[artifact_id] = artifact.manifest
@@ -130,6 +149,10 @@ class Engine:
         self._unload(artifact_id)
         if (labels := self._labels.pop(artifact_id, None)) is not None:
             self._metrics.model_removed(labels)
+
+    async def idle(self) -> None:
+        """Wait until no item waits or runs: one that is then submitted, without another wait, runs at once."""
+        await self._dispatcher.settled()
 
     async def submit(self, item: Item) -> Outcome:
         """Run one item and wait for its answer. Cancelling the caller's task cancels the item.
@@ -188,18 +211,30 @@ class Engine:
             self._dispatcher.workers.append(Worker(thread, backend.device))
         self._metrics.device.capacity = len(threads)
 
-    async def _warm(self, worker: Worker, artifact_id: str, artifact: Artifact) -> None:
+    async def _warm(self, worker: Worker, artifact_id: str, artifact: Artifact, max_batch: int | None) -> None:
         most = self._limits.max_batch if self._limits.max_batch is not None else worker.device.max_batch
-        most = min(most, artifact.manifest.max_batch)
+        most = min(most, artifact.manifest.max_batch, max_batch or most)
+        slices: Generator[None, None, Warm] | None = None
 
-        def job(backend: Backend) -> Warm:
-            return warm_up(backend, artifact_id, artifact, most)
+        def job(backend: Backend) -> Warm | None:
+            nonlocal slices
+            if slices is None:
+                slices = warm_up(backend, artifact_id, artifact, most)
+            try:
+                next(slices)
+            except StopIteration as end:
+                found: Warm = end.value
+                return found
+            return None
 
         worker.loading += 1
         try:
-            worker.warm[artifact_id] = warm = await asyncio.wrap_future(worker.thread.post(job))
+            # One job per slice: a batch that was sent in the meantime is in the thread's line before the next one.
+            while (warm := await asyncio.wrap_future(worker.thread.post(job))) is None:
+                pass
         finally:
             worker.loading -= 1
+        worker.warm[artifact_id] = warm
         self._metrics.device.assume(warm.item_s)
 
     def _unload(self, artifact_id: str) -> None:

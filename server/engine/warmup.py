@@ -4,12 +4,15 @@ The first run of a shape is slow (memory is reserved, kernels are chosen, graphs
 client. The self-test catches what only this device gets wrong, a bad plan, driver or card, and a graph that mixes the
 images of a batch.
 
+It is done in slices, one for loading and one for each batch size, so that a device that serves already can run a batch
+between any two of them.
+
 Rules of this module: everything runs in the device thread.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,8 +48,11 @@ class Warm:
 
 def warm_up(
     backend: Backend, artifact_id: str, artifact: Artifact, max_batch: int, clock: Callable[[], float] = time.monotonic
-) -> Warm:
-    """Load an artifact, run every batch size up to the limit, and test every answer.
+) -> Generator[None, None, Warm]:
+    """Load an artifact, run every batch size up to the limit, and test every answer; a slice of it at each `next`.
+
+    Returns:
+        What was found, when the last slice is done.
 
     Raises:
         BackendFault: It cannot be loaded or run here.
@@ -55,6 +61,7 @@ def warm_up(
     """
     test = _single(artifact)
     precision = backend.load(artifact_id, artifact)
+    yield
     deviations, fitting = [], 1
     # The largest first: an arena that has grown to it serves the smaller ones from what it has.
     for size in range(max_batch, 0, -1):
@@ -68,6 +75,7 @@ def warm_up(
                 raise
         else:
             fitting = max(fitting, size)
+        yield
     before = clock()
     backend.run(artifact_id, test.inputs if test is not None else blank_inputs(artifact.manifest))
     item_s = clock() - before

@@ -205,3 +205,79 @@ async def test_a_failing_addition_leaves_the_served_alone(tmp_path):
         assert mark_of(await engine.submit(marked_item(1))) == 1
         with pytest.raises(UnknownModelError):
             await engine.submit(marked_item(1, "bad"))
+
+
+async def test_between_any_two_slices_of_a_warm_up_others_are_served():
+    """One batch size after the other is held; each time a request gets through before the next one begins."""
+    gate, begun = threading.Semaphore(0), threading.Semaphore(0)
+
+    def hold(artifact_id: str, arrays: Arrays) -> None:
+        if artifact_id == "b":
+            begun.release()
+            assert gate.acquire(timeout=PATIENCE_S)
+
+    engine = Engine([lambda: FakeBackend(before_run=hold)], EngineLimits(), Metrics())
+    await engine.start({"a": fake_artifact(SIZE)})
+    loading = asyncio.create_task(engine.load("b", fake_artifact(SIZE), max_batch=3))
+    for mark in (1, 2, 3):
+        assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE_S)
+        asked = asyncio.create_task(engine.submit(marked_item(mark)))
+        await asyncio.sleep(0)
+        gate.release()
+        assert mark_of(await asked) == mark
+        assert not loading.done()
+        assert engine.ready
+    gate.release(10)
+    await loading
+    await engine.close()
+
+
+async def test_an_artifact_can_have_a_largest_batch_of_its_own():
+    backend = RecordingBackend(FakeOptions(max_batch=8))
+    engine = Engine([lambda: backend], EngineLimits(), Metrics())
+    await engine.start({"a": fake_artifact(SIZE), "b": fake_artifact(SIZE)}, {"b": 3})
+    backend.sizes.clear()
+    await asyncio.gather(*(engine.submit(marked_item(mark, "b")) for mark in range(20)))
+    assert max(backend.sizes) == 3
+    backend.sizes.clear()
+    await asyncio.gather(*(engine.submit(marked_item(mark, "a")) for mark in range(20)))
+    assert max(backend.sizes) == 8
+    await engine.close()
+
+
+async def test_a_device_that_is_lost_while_it_loads_one_more_is_lost_for_all():
+    def lose(artifact_id: str, arrays: Arrays) -> None:
+        if artifact_id == "b":
+            raise BackendFault("the card has fallen off", fatal=True)
+
+    engine = Engine([lambda: FakeBackend(before_run=lose)], EngineLimits(), Metrics())
+    await engine.start({"a": fake_artifact(SIZE)})
+    with pytest.raises(BackendFault, match="fallen off"):
+        await engine.load("b", fake_artifact(SIZE))
+    assert not engine.live
+    await engine.close()
+
+
+async def test_a_warm_up_that_is_broken_off_leaves_nothing_behind():
+    gate, begun = threading.Semaphore(0), threading.Semaphore(0)
+    backend = FakeBackend(before_run=lambda name, _: hold(name))
+
+    def hold(artifact_id: str) -> None:
+        if artifact_id == "b":
+            begun.release()
+            assert gate.acquire(timeout=PATIENCE_S)
+
+    engine = Engine([lambda: backend], EngineLimits(), Metrics())
+    await engine.start({"a": fake_artifact(SIZE)})
+    loading = asyncio.create_task(engine.load("b", fake_artifact(SIZE)))
+    assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE_S)
+    loading.cancel()
+    gate.release(100)
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    assert mark_of(await engine.submit(marked_item(1))) == 1
+    with pytest.raises(BackendFault, match="not loaded"):
+        backend.run("b", {"image": np.zeros((1, *SIZE, 3), np.uint8)})
+    await engine.load("b", fake_artifact(SIZE))
+    assert mark_of(await engine.submit(marked_item(2, "b"))) == 2
+    await engine.close()
