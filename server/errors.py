@@ -7,6 +7,8 @@
     │   ├── InvalidOptionError       an unknown option, a value outside its set, an impossible combination
     │   ├── UnauthenticatedError     no API key, or one that is not known
     │   ├── UnknownModelError        no artifact of that name is served
+    │   ├── ModelRefusedError        an artifact that was to be served cannot be
+    │   ├── ConflictError            what is asked for does not go together with what there is, or is under way
     │   ├── BodyTooLargeError        more bytes than the limit
     │   ├── ImageTooLargeError       more pixels than the limit, read from the header
     │   ├── MetadataTooLargeError    more beside the pixels than the limits
@@ -95,6 +97,20 @@ class UnknownModelError(RequestError):
 
     code = "unknown-model"
     title = "No such model"
+
+
+class ModelRefusedError(RequestError):
+    """An artifact that was to be served cannot be: damaged, of another kind, or not right on this device."""
+
+    code = "model-refused"
+    title = "The artifact cannot be served"
+
+
+class ConflictError(RequestError):
+    """What is asked for does not go together with what there is, or with a change that is under way."""
+
+    code = "conflict"
+    title = "The request does not go together with the server's state"
 
 
 class BodyTooLargeError(RequestError):

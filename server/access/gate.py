@@ -8,8 +8,9 @@ from server.access.accounts import Account
 from server.access.keyring import KeyRing
 from server.errors import UnauthenticatedError
 
-Area = Literal["probes", "docs", "metrics", "models", "reflection", "service"]
-"""Parts of both interfaces, as far as access is concerned. `probes` never need a key, `service` always does."""
+Area = Literal["probes", "docs", "metrics", "models", "reflection", "service", "admin"]
+"""Parts of both interfaces, as far as access is concerned. `probes` never need a key, `service` always does, and
+`admin` needs one of its own."""
 
 AUTHORIZATION, API_KEY = "authorization", "x-api-key"
 CHALLENGE = {"www-authenticate": 'Bearer realm="birefnet-server"'}
@@ -26,11 +27,13 @@ class Gate:
         keys: That open it; None where none are asked for.
         open_areas: That need no key.
         asks_certificates: Whether clients need a certificate, for everything but probes.
+        admin_keys: That open `admin`, and nothing else; None where there is no such area, and it is `service`.
     """
 
     keys: KeyRing | None = None
     open_areas: frozenset[str] = frozenset()
     asks_certificates: bool = False
+    admin_keys: KeyRing | None = None
 
     def admit(self, area: Area, headers: Iterable[tuple[str, bytes]], *, certified: bool = False) -> Account | None:
         """The account of a request; None where no key is asked for.
@@ -46,16 +49,19 @@ class Gate:
         """
         if self.asks_certificates and not certified and area != "probes":
             raise UnauthenticatedError("expected a client certificate, found a connection without one")
-        if self.keys is None or area == "probes" or area in self.open_areas:
+        is_admin = area == "admin" and self.admin_keys is not None
+        keys = self.admin_keys if is_admin else self.keys
+        if keys is None or area == "probes" or area in self.open_areas:
             return None
         offered = set(_offered(headers))
         if not offered:
             raise UnauthenticatedError(f"expected an API key, found none; {_HOW}")
         if len(offered) > 1:
             raise UnauthenticatedError(f"expected one API key, found {len(offered)} different ones; {_HOW}")
-        account = self.keys.find(offered.pop())
+        account = keys.find(offered.pop())
         if account is None:
-            raise UnauthenticatedError("expected an API key that is known here, found one that is not")
+            kind = "a key of an administrator" if is_admin else "an API key that is known here"
+            raise UnauthenticatedError(f"expected {kind}, found one that is not")
         return account
 
 

@@ -10,6 +10,8 @@ from server.access import Gate
 from server.engine.uploads import Uploads
 from server.observability.metrics import Metrics
 from server.pipeline.request import SegmentRequest, SegmentResult
+from server.pipeline.roster import Roster
+from server.pipeline.shadow import Shadow
 
 # Letters of UUIDs, ULIDs, trace ids and URNs: nothing that could break a header, a log line or a shell.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,127}")
@@ -44,6 +46,19 @@ class TransportLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Admin:
+    """What administrators may change.
+
+    Attributes:
+        roster: Which models are served.
+        shadow: Which of them is compared with which.
+    """
+
+    roster: Roster
+    shadow: Shadow
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """Everything behind the transports.
 
@@ -56,6 +71,7 @@ class Service:
         models: What `/models` lists, as JSON types.
         gate: Who is let through.
         uploads: The gate that is passed before a body is read.
+        admin: What administrators may change; None where there are none.
     """
 
     pipeline: Segmenter
@@ -66,6 +82,7 @@ class Service:
     models: Callable[[], Sequence[Mapping[str, Any]]]
     uploads: Uploads
     gate: Gate = field(default_factory=Gate)
+    admin: Admin | None = None
 
     def count(self, transport: str, outcome: str) -> None:
         """Count one answered request: `ok`, or the public code of its error."""

@@ -36,6 +36,8 @@ STATUSES: dict[type[errors.ServerError], Status] = {
     errors.InvalidOptionError: Status(HTTPStatus.UNPROCESSABLE_ENTITY, StatusCode.INVALID_ARGUMENT, retryable=False),
     errors.UnauthenticatedError: Status(HTTPStatus.UNAUTHORIZED, StatusCode.UNAUTHENTICATED, retryable=False),
     errors.UnknownModelError: Status(HTTPStatus.NOT_FOUND, StatusCode.NOT_FOUND, retryable=False),
+    errors.ModelRefusedError: Status(HTTPStatus.UNPROCESSABLE_ENTITY, StatusCode.FAILED_PRECONDITION, retryable=False),
+    errors.ConflictError: Status(HTTPStatus.CONFLICT, StatusCode.ABORTED, retryable=False),
     # Never RESOURCE_EXHAUSTED for something too large: clients retry that one, and these stay too large.
     errors.BodyTooLargeError: Status(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, StatusCode.INVALID_ARGUMENT, retryable=False),
     errors.ImageTooLargeError: Status(

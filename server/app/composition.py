@@ -15,14 +15,17 @@ from server.backends.base import Backend
 from server.engine import Engine, EngineLimits
 from server.engine.admission import Admission, AdmissionLimits, Surroundings
 from server.engine.uploads import UploadLimits, Uploads
+from server.errors import RequestError
 from server.host import host_limits
 from server.observability.metrics import Metrics
 from server.pipeline.encode import Compression
 from server.pipeline.header import ImageLimits
-from server.pipeline.models import Model, Models, ModelsError, open_models
+from server.pipeline.models import Model, Models, ModelsError, limited, open_models
 from server.pipeline.pipeline import Pipeline, PipelineLimits
 from server.pipeline.pool import HostPool
 from server.pipeline.remote import RemotePipeline
+from server.pipeline.roster import Place, Roster
+from server.pipeline.study import ShadowPlan
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ class Parts:
     pool: HostPool
     metrics: Metrics
     pipeline: Pipeline
+    roster: Roster
     fetcher: "Fetcher | None" = None
 
     @property
@@ -61,10 +65,11 @@ class Parts:
         Raises:
             BackendFault, ArtifactError, SelfTestFailedError: As `Engine.start`.
         """
-        await self.engine.start(self.models.artifacts)
+        await self.engine.start(self.models.artifacts, self.models.max_batches)
 
     async def close(self) -> None:
         """End all threads, for some seconds; one that is busy for longer is left behind."""
+        await asyncio.gather(self.roster.close(), self.pipeline.shadow.close())
         self.pool.close()
         if self.fetcher is not None:
             self.fetcher.close()
@@ -105,8 +110,16 @@ def compose(settings: Settings, make_backend: Callable[[], Backend] | None = Non
     pipeline = Pipeline(engine, admission, models, pool, metrics, _pipeline_limits(settings))
     distribution = _VERSIONED.get(settings.backend)
     metrics.build_info({distribution: version(distribution)} if distribution is not None else {})
+    if settings.shadow_model is not None:
+        _begin_shadow(pipeline, settings.shadow_model, settings.shadow_share)
+    place = Place(
+        settings.models_dir,
+        lambda: "the server is shutting down" if admission.draining else engine.unready_reason,
+        pipeline.shadow.need_of,
+    )
+    roster = Roster(engine, models, pipeline.quotas, place)
     fetcher = _make_fetcher(settings, metrics)
-    return Parts(engine, admission, uploads, models, pool, metrics, pipeline, fetcher)
+    return Parts(engine, admission, uploads, models, pool, metrics, pipeline, roster, fetcher)
 
 
 @asynccontextmanager
@@ -131,10 +144,11 @@ def open_gate(settings: Settings) -> Gate:
         KeysError: The file of API keys cannot be used.
     """
     asks_certificates = settings.tls_client_ca is not None
+    admin_keys = KeyRing(settings.admin_keys_file) if settings.admin_keys_file is not None else None
     if settings.api_keys_file is None:
-        return Gate(asks_certificates=asks_certificates)
+        return Gate(asks_certificates=asks_certificates, admin_keys=admin_keys)
     keys = KeyRing(settings.api_keys_file, settings.rate_limit_megapixels or None)
-    return Gate(keys, frozenset(settings.open_without_key), asks_certificates)
+    return Gate(keys, frozenset(settings.open_without_key), asks_certificates, admin_keys)
 
 
 def open_certificates(settings: Settings) -> Certificates | None:
@@ -155,12 +169,21 @@ def served_models(settings: Settings) -> tuple[Model, ...]:
         ModelsError: The artifacts that the settings name cannot be served.
     """
     if settings.backend != "fake":
-        return open_models(settings.model, settings.models_dir)
+        may_be_empty = settings.admin_keys_file is not None  # it may be filled later
+        models = open_models(settings.model, settings.models_dir, may_be_empty=may_be_empty)
+        return limited(models, settings.model_limits)
     if settings.model or settings.models_dir is not None:
         raise ModelsError("backend=fake runs no artifacts: expected it without model and models_dir")
     from server.backends.fake import fake_artifact
 
-    return (Model("fake", fake_artifact()),)
+    return limited((Model("fake", fake_artifact()),), settings.model_limits)
+
+
+def _begin_shadow(pipeline: Pipeline, shadow: str, share: float) -> None:
+    try:
+        pipeline.shadow.begin(ShadowPlan(pipeline.models.default.name, shadow, share))
+    except RequestError as error:
+        raise ModelsError(f"shadow_model: {error}") from None
 
 
 def _backend_maker(settings: Settings) -> Callable[[], Backend]:

@@ -16,7 +16,7 @@ from server.api.addresses import bind_socket, join_address
 from server.api.certificates import Certificates, CertificatesError
 from server.api.rest import HttpServer, create_app
 from server.api.rpc import RpcOptions, RpcServer
-from server.api.service import Service, TransportLimits
+from server.api.service import Admin, Service, TransportLimits
 from server.app.composition import Parts, compose, open_certificates, open_gate
 from server.app.watch import Watched, watch
 from server.backends.base import Backend, BackendFault
@@ -148,7 +148,7 @@ class Process:
 
     def _watched(self) -> "list[Watched[Any]]":
         """What is made of files that may change."""
-        return [thing for thing in (self.gate.keys, self._certificates) if thing is not None]
+        return [thing for thing in (self.gate.keys, self.gate.admin_keys, self._certificates) if thing is not None]
 
     def _say_ready(self) -> None:
         parts = self.parts
@@ -245,6 +245,7 @@ def _service(parts: Parts, settings: Settings, gate: Gate, unready_reason: Calla
         models=parts.models.listing,
         uploads=parts.uploads,
         gate=gate,
+        admin=Admin(parts.roster, parts.pipeline.shadow) if gate.admin_keys is not None else None,
     )
 
 

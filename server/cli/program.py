@@ -143,7 +143,7 @@ def _add_models(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "files are checked against their hashes.",
     )
     models.add_argument("--json", action="store_true", help="As JSON, like GET /models.")
-    add_setting_flags(models, ("model", "models_dir"))
+    add_setting_flags(models, ("model", "models_dir", "model_limits"))
     models.set_defaults(run=models_command)
 
 

@@ -34,16 +34,21 @@ REFUSALS = (
     "wait",
     "megapixels",
     "memory",
+    "model_requests",
+    "model_megapixels",
+    "model_memory",
     "rate_limit",
     "deadline",
     "draining",
     "not_ready",
 )
+SHADOW_OUTCOMES = ("compared", "busy", "failed", "outdated")
 DROPS = ("expired", "cancelled", "evicted")
 FAULTS = ("item", "batch", "out_of_memory", "fatal")
 
 # From a cached thumbnail to the longest request the server accepts (600 s).
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_DIFFERENCES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -59,6 +64,9 @@ class Metrics:
         fetch_seconds: Time of one fetch, waiting and redirects included, whatever came of it.
         fetch_bytes: Bytes of the images that were fetched whole.
         stage_seconds: Time of one request in each `stage` (decode, queue, infer, encode, …).
+        shadow_images: Answered a second time by a shadow model, or not after all, by `outcome` (`SHADOW_OUTCOMES`).
+        shadow_difference: Mean |Δalpha| of one image between two artifacts (`model`, `shadow`), by `region` (whole,
+            band).
         host: The pool of threads that decode and encode.
         device: The devices that run networks.
     """
@@ -103,6 +111,16 @@ class Metrics:
         )
         self.batch_size = Histogram(
             "birefnet_batch_size", "Items that ran together.", buckets=_BATCH_SIZES, registry=self.registry
+        )
+        self.shadow_images = counter(
+            "birefnet_shadow_images", "Answered again by a shadow model, or dropped.", "outcome", SHADOW_OUTCOMES
+        )
+        self.shadow_difference = Histogram(
+            "birefnet_shadow_difference",
+            "Mean difference of alpha between a model and its shadow, of an image.",
+            ["model", "shadow", "region"],
+            buckets=_DIFFERENCES,
+            registry=self.registry,
         )
         self._models = Gauge(
             "birefnet_model_info",

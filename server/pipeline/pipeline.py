@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from server.engine import Engine, Item, Outcome
 from server.engine.admission import Admission, Entrant, Stay
 from server.engine.items import cancelled_for
+from server.engine.quotas import Quotas
 from server.errors import DeadlineExceededError, ImageTooLargeError, UrlNotAllowedError
 from server.observability.metrics import Metrics
 from server.pipeline.encode import MEDIA_TYPES, Compression, check_combination, check_size
@@ -19,6 +20,7 @@ from server.pipeline.memory import memory_cost
 from server.pipeline.models import Model, Models
 from server.pipeline.pool import HostPool, HostWork
 from server.pipeline.request import ImageUrl, SegmentOptions, SegmentRequest, SegmentResult, fingerprint
+from server.pipeline.shadow import Sample, Shadow, ShadowLimits
 from server.pipeline.stages import Prepared, answer, prepare
 
 _MIB = 1 << 20
@@ -57,6 +59,8 @@ class Pipeline:
     ) -> None:
         self.models = models
         self.limits = limits
+        self.quotas = Quotas(admission, metrics)
+        self.shadow = Shadow(engine, models, metrics, ShadowLimits(scaled_decode=limits.scaled_decode))
         self._engine = engine
         self._admission = admission
         self._pool = pool
@@ -81,11 +85,12 @@ class Pipeline:
         """
         options = request.options
         check_combination(options.output, options.format)
-        self.models.find(options.model)
-        timeout_s = self._timeout_s(options)
+        model = self.models.find(options.model)
+        timeout_s = self._timeout_s(options, model)
         deadline = self._clock() + timeout_s
         entrant = Entrant(0.0, 0, options.priority, deadline, request.account, fingerprint(request))
         self._admission.check(entrant)
+        self.quotas.check(model.name, model.limits)
         return timeout_s
 
     async def segment(self, request: SegmentRequest) -> SegmentResult:
@@ -109,20 +114,27 @@ class Pipeline:
             )
         del request
         check_combination(options.output, options.format)
-        model = self.models.find(options.model)
-        deadline = arrived + self._timeout_s(options)
+        with self.models.borrow(options.model) as model:
+            deadline = arrived + self._timeout_s(options, model)
+            header = await self._read_header(image, deadline)
+            check_size(header.size, options.format, options.output)
+            memory = self._memory_cost(header, len(image), options)
+            entrant = Entrant(header.megapixels, memory, options.priority, deadline, account, known_by)
+            with (
+                self._admission.enter(entrant) as stay,
+                self.quotas.enter(model.name, model.limits, header.megapixels, memory),
+            ):
+                sampled = image if self.shadow.chooses(model) else None
+                call = _Call(options, model, header, request_id, stay, arrived, image, sampled)
+                del image, sampled
+                return await self._serve(call)
+
+    async def _read_header(self, image: bytes, deadline: float) -> ImageHeader:
         try:
             async with asyncio.timeout(deadline - self._clock()):
-                header = await self._pool.glance(partial(read_header, image, self.limits.image))
+                return await self._pool.glance(partial(read_header, image, self.limits.image))
         except TimeoutError as error:
             raise DeadlineExceededError("the deadline passed before the header of the image was read") from error
-        check_size(header.size, options.format, options.output)
-        memory = self._memory_cost(header, len(image), options)
-        entrant = Entrant(header.megapixels, memory, options.priority, deadline, account, known_by)
-        with self._admission.enter(entrant) as stay:
-            call = _Call(options, model, header, request_id, stay, arrived, image)
-            del image
-            return await self._serve(call)
 
     def _memory_cost(self, header: ImageHeader, upload_bytes: int, options: SegmentOptions) -> int:
         cost, most = memory_cost(header, upload_bytes, options), self._admission.limits.max_memory_bytes
@@ -134,9 +146,9 @@ class Pipeline:
             )
         return cost
 
-    def _timeout_s(self, options: SegmentOptions) -> float:
+    def _timeout_s(self, options: SegmentOptions, model: Model) -> float:
         timeout_s = self.limits.timeout_s if options.timeout_s is None else options.timeout_s
-        return min(timeout_s, self.limits.max_timeout_s)
+        return min(timeout_s, self.limits.max_timeout_s, model.limits.timeout_s or timeout_s)
 
     async def _serve(self, call: "_Call") -> SegmentResult:
         encoding = call.host_work(f"encode {call.options.output} {call.options.format}")
@@ -153,8 +165,12 @@ class Pipeline:
         call.spend("encode", encoded.worked_s)
         for stage, seconds in call.stage_s.items():
             self._metrics.stage_seconds.labels(stage).observe(seconds)
-        media_type = MEDIA_TYPES[call.options.format]
-        return SegmentResult(encoded.result, media_type, size, call.model.name, outcome.batch_size, call.stage_s)
+        if call.sampled is not None:
+            self.shadow.offer(Sample(call.model, call.sampled, call.header, coarse, call.request_id))
+        media_type, model = MEDIA_TYPES[call.options.format], call.model
+        return SegmentResult(
+            encoded.result, media_type, size, model.name, outcome.batch_size, call.stage_s, model.artifact_id
+        )
 
     async def _prepare(self, call: "_Call") -> Prepared:
         work = partial(
@@ -204,6 +220,7 @@ class _Call:
     stay: Stay
     arrived: float
     image: bytes | None = field(repr=False)
+    sampled: bytes | None = field(repr=False)  # the upload again, kept for the shadow until it is answered
     stage_s: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -86,6 +86,7 @@ class SegmentResult:
         model: Name of the model that made it.
         batch_size: How many items shared the device with this one.
         stage_s: Seconds by stage (fetch, decode, queue, infer, encode), in the order in which they ran.
+        artifact: Id of the artifact that was served under that name: which one it was before or after a replacement.
     """
 
     body: bytes = field(repr=False)
@@ -94,6 +95,7 @@ class SegmentResult:
     model: str
     batch_size: int
     stage_s: Mapping[str, float]
+    artifact: str = ""
 
 
 def fingerprint(request: SegmentRequest) -> int:

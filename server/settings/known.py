@@ -24,6 +24,7 @@ Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Network = IPv4Network | IPv6Network
+ModelLimits = Annotated[str, Field(pattern=r"^\s*\S+(\s+[a-z_]+=[0-9.]+)+\s*$")]
 
 
 class Settings(BaseModel):
@@ -53,7 +54,25 @@ class Settings(BaseModel):
     models_dir: Path | None = Field(
         None,
         description="Every artifact directory in this folder is served, under its folder's name. A damaged one stops "
-        "the start: a server that silently lacks a model is worse than one that does not come up.",
+        "the start: a server that silently lacks a model is worse than one that does not come up. With "
+        "admin_keys_file it is also the folder that models are added from.",
+    )
+
+    model_limits: tuple[ModelLimits, ...] = Field(
+        (),
+        description="Limits of single models, each as 'NAME limit=NUMBER ...', with one or more of max_requests (inside"
+        " at once), max_megapixels (of their images), share (0 to 1, of the server's own limits on requests, "
+        "megapixels and memory), max_batch, and timeout_s. More than a model may have inside are refused with 429 and "
+        "Retry-After, while other models go on. In the environment, separate several with commas.",
+    )
+    shadow_model: str | None = Field(
+        None,
+        description="Name of a served model that answers a share of the requests for the default one a second time, "
+        "when the device has nothing else to do; clients never wait for it. GET /admin/shadow and /metrics say how far "
+        "the two are apart.",
+    )
+    shadow_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="With shadow_model: share of the requests that are answered again, 0 to 1."
     )
 
     # What it runs on
@@ -171,6 +190,12 @@ class Settings(BaseModel):
         description="File with the hashes of the API keys that are let in, one line each, as `birefnet-server key` "
         "prints them. Without it nobody is asked for a key. Read again every second: a change holds at once, and one "
         "that cannot be read changes nothing.",
+    )
+    admin_keys_file: Path | None = Field(
+        None,
+        description="File with the hashes of the keys that open /admin, in the form of api_keys_file and read again as "
+        "that is. Whoever has such a key may add, replace and remove models while the server runs, from models_dir "
+        "alone. Without it there is no /admin.",
     )
     rate_limit_megapixels: NotNegative = Field(
         0.0,
@@ -315,7 +340,9 @@ class Settings(BaseModel):
     def max_pixels(self) -> int:
         return round(self.max_megapixels * 1e6)
 
-    @field_validator("model", "open_without_key", "cors_origin", "url_ports", "url_allow", "url_deny", mode="before")
+    @field_validator(
+        "model", "model_limits", "open_without_key", "cors_origin", "url_ports", "url_allow", "url_deny", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -355,6 +382,10 @@ class Settings(BaseModel):
             problems.append("expected tls_client_ca only with tls_certificate, found it without")
         if self.rate_limit_megapixels and self.api_keys_file is None:
             problems.append("expected rate_limit_megapixels only with api_keys_file, found it without")
+        if self.admin_keys_file is not None and self.admin_keys_file == self.api_keys_file:
+            problems.append(
+                "expected two files, found admin_keys_file = api_keys_file: every client would be in charge"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -8,8 +8,8 @@ from tests.support.clients import marked_png, running_server
 KEY = make_key()
 IMAGE = marked_png(5)
 SHOP, OTHER = "https://shop.example", "https://other.example"
-EXPOSED = "X-Request-Id, Server-Timing, X-Model, X-Batch-Size, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, "
-EXPOSED += "X-RateLimit-Reset"
+EXPOSED = "X-Request-Id, Server-Timing, X-Model, X-Artifact, X-Batch-Size, Retry-After, "
+EXPOSED += "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
 
 
 def asking(

@@ -35,6 +35,8 @@ EXPECTED = {
     errors.InvalidOptionError: (422, Code.INVALID_ARGUMENT, False),
     errors.UnauthenticatedError: (401, Code.UNAUTHENTICATED, False),
     errors.UnknownModelError: (404, Code.NOT_FOUND, False),
+    errors.ModelRefusedError: (422, Code.FAILED_PRECONDITION, False),
+    errors.ConflictError: (409, Code.ABORTED, False),
     errors.BodyTooLargeError: (413, Code.INVALID_ARGUMENT, False),
     errors.ImageTooLargeError: (413, Code.INVALID_ARGUMENT, False),
     errors.MetadataTooLargeError: (413, Code.INVALID_ARGUMENT, False),

@@ -55,6 +55,7 @@ class DeviceScript:
         poison: Marks whose presence fails the batch.
         fatal: Marks whose presence loses the device.
         capacity: Batches of more items run out of memory; None is unlimited.
+        free: Marks of images that pass unrecorded and unhindered: those of self-tests.
         armed: False while warming up: then nothing is recorded, held or failed.
         batches: Marks of each batch that reached the device, in order.
         artifacts: Artifact of each.
@@ -64,6 +65,7 @@ class DeviceScript:
     poison: set[int] = field(default_factory=set)
     fatal: set[int] = field(default_factory=set)
     capacity: int | None = None
+    free: set[int] = field(default_factory=set)
     armed: bool = False
     batches: list[list[int]] = field(default_factory=list)
     artifacts: list[str] = field(default_factory=list)
@@ -74,6 +76,8 @@ class DeviceScript:
         if not self.armed:
             return
         marks = [int(image.flat[0]) for image in arrays["image"]]
+        if self.free.issuperset(marks):
+            return
         self.batches.append(marks)
         self.artifacts.append(artifact_id)
         self._arrived.release()
@@ -220,11 +224,17 @@ def _tiny_graph(size: tuple[int, int], batch: int | str) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def fake_artifact_with_self_test(directory: Path, mark: int = 99) -> Artifact:
-    """An artifact on disk that the fake backend passes: a marked image and its luminance."""
+def fake_artifact_with_self_test(directory: Path, mark: int = 99, *, offset: float = 0.0) -> Artifact:
+    """An artifact on disk that the fake backend passes: a marked image and its luminance.
+
+    Args:
+        directory: Where to write it.
+        mark: Another one makes another artifact.
+        offset: Added to the expected answer: not 0 makes the self-test fail.
+    """
     source = directory.parent / f"{directory.name}-source"
     source.mkdir()
     image = marked_image(mark)[None]
-    np.savez(source / "self_test.npz", image=image, alpha=luminance(image))
+    np.savez(source / "self_test.npz", image=image, alpha=luminance(image) + np.float32(offset))
     manifest = replace(fake_artifact(SIZE).manifest, self_test={"fp32": Tolerance(max_abs=1e-6, mean_abs=1e-6)})
     return write_artifact(directory, manifest, {"self_test": NewFile(source / "self_test.npz", "self_test.npz")})

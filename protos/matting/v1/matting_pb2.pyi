@@ -213,6 +213,7 @@ class SegmentResponse(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
+    ARTIFACT_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
     """the encoded answer"""
     media_type: _builtins.str
@@ -226,6 +227,8 @@ class SegmentResponse(_message.Message):
     """how many images shared the device with this one"""
     id: _builtins.str
     """of the request"""
+    artifact: _builtins.str
+    """which artifact was served as `model` then: its name, `@`, the beginning of its SHA-256"""
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTime]:
         """in the order in which they ran"""
@@ -241,10 +244,11 @@ class SegmentResponse(_message.Message):
         batch_size: _builtins.int = ...,
         stages: _abc.Iterable[Global___StageTime] | None = ...,
         id: _builtins.str = ...,
+        artifact: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "height", b"height", "id", b"id", "image", b"image", "media_type", b"media_type", "model", b"model", "stages", b"stages", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "batch_size", b"batch_size", "height", b"height", "id", b"id", "image", b"image", "media_type", b"media_type", "model", b"model", "stages", b"stages", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

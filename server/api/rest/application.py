@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from server.api.rest import schemas
+from server.api.rest.admin import add_admin
 from server.api.rest.boundary import SEGMENT_PATH, RequestBoundary
 from server.api.rest.gatekeeper import Gatekeeper
 from server.api.rest.problems import install_problem_handlers
@@ -32,6 +33,7 @@ _EXPOSED = (
     "X-Request-Id",
     "Server-Timing",
     "X-Model",
+    "X-Artifact",
     "X-Batch-Size",
     "Retry-After",
     "X-RateLimit-Limit",
@@ -54,8 +56,10 @@ def create_app(service: Service, cors_origins: Sequence[str] = ()) -> ASGIApp:
     _add_probes(app, service)
     _add_descriptions(app, service)
     _add_page(app)
-    if service.gate.keys is not None:
-        schemas.describe_keys(app.openapi())
+    if service.admin is not None:
+        add_admin(app, service.admin)
+    if service.gate.keys is not None or service.admin is not None:
+        schemas.describe_keys(app.openapi(), everywhere=service.gate.keys is not None)
     layered: ASGIApp = Gatekeeper(app, service.gate)
     if cors_origins:
         # Outside of the gatekeeper: a preflight has no key, and a page should be able to read why it was refused.

@@ -7,6 +7,7 @@ from server.access import Gate
 from server.access.gate import Area
 from server.api.rest.problems import answer_server_error
 from server.api.rest.protocol import CERTIFIED
+from server.api.rest.schemas import ADMIN_PREFIX
 from server.errors import UnauthenticatedError
 
 _AREAS: dict[str, Area] = {
@@ -20,6 +21,10 @@ _AREAS: dict[str, Area] = {
     "/version": "models",
 }
 """By exact path; every other one, also one that does not exist, needs a key."""
+
+
+def _area(path: str) -> Area:
+    return "admin" if path.startswith(ADMIN_PREFIX) else _AREAS.get(path, "service")
 
 
 class Gatekeeper:
@@ -37,7 +42,7 @@ class Gatekeeper:
         state = scope.setdefault("state", {})
         certified = bool(state.get(CERTIFIED))
         try:
-            account = self._gate.admit(_AREAS.get(scope["path"], "service"), headers, certified=certified)
+            account = self._gate.admit(_area(scope["path"]), headers, certified=certified)
         except UnauthenticatedError as error:
             await answer_server_error(Request(scope), error)(scope, receive, send)
             return

@@ -11,6 +11,9 @@ from server.pipeline.encode import MEDIA_TYPES, ZIP_ALPHA, ZIP_COLOUR
 from server.pipeline.options import OPTIONS
 from server.pipeline.request import Output, OutputFormat
 
+ADMIN_PREFIX = "/admin/"
+"""What begins with it is for administrators."""
+
 _BINARY = {"type": "string", "format": "binary"}
 
 _OPTION_SCHEMAS: dict[str, dict[str, Any]] = {
@@ -92,6 +95,7 @@ def segment_responses() -> dict[int | str, dict[str, Any]]:
     headers = {
         "X-Request-Id": "Id of this request in the server's log; the client's own if it sent a sane one.",
         "X-Model": "Name of the model that made the answer.",
+        "X-Artifact": "Which artifact was served under that name then: name, `@`, and the beginning of its SHA-256.",
         "X-Batch-Size": "How many images shared the device with this one.",
         "Server-Timing": "Milliseconds in fetch (of a URL), decode, queue, infer, encode.",
         "X-RateLimit-Limit": "Megapixels per minute of this API key's account; absent without a limit.",
@@ -111,15 +115,39 @@ def probe_problem(description: str) -> dict[int | str, dict[str, Any]]:
     return {503: {"description": description, "content": {MEDIA_TYPE: {"schema": problem_schema()}}}}
 
 
-def describe_keys(document: dict[str, Any]) -> None:
-    """Say in an OpenAPI document that a key is asked for; the page at `/docs` then lets one be entered."""
+def admin_problems() -> dict[int | str, dict[str, Any]]:
+    """What is answered to administrators where it is no success."""
+    texts = {
+        401: "No key of an administrator.",
+        404: "No model of that name is served.",
+        409: "It does not go together with what is served, or the model is being changed.",
+        422: "The body is not what it should be, or the artifact cannot be served: everything is as it was.",
+        503: "The server is starting or about to exit.",
+    }
+    content = {MEDIA_TYPE: {"schema": problem_schema()}}
+    return {status: {"description": text, "content": content} for status, text in texts.items()}
+
+
+def describe_keys(document: dict[str, Any], *, everywhere: bool) -> None:
+    """Say in an OpenAPI document that a key is asked for; the page at `/docs` then lets one be entered.
+
+    Args:
+        document: To be changed.
+        everywhere: Not by `/admin` alone.
+    """
     document["components"] = document.get("components", {}) | {
         "securitySchemes": {
             "bearer": {"type": "http", "scheme": "bearer"},
             "key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
         }
     }
-    document["security"] = [{"bearer": []}, {"key": []}]
+    asked: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}]
+    if everywhere:
+        document["security"] = asked
+    for path, operations in document["paths"].items():
+        if path.startswith(ADMIN_PREFIX):
+            for operation in operations.values():
+                operation["security"] = asked
 
 
 def _problems() -> Mapping[int | str, dict[str, Any]]:

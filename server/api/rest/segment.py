@@ -53,6 +53,7 @@ async def _read(request: Request, service: Service) -> SegmentRequest:
 def _respond(result: SegmentResult) -> Response:
     headers = {
         "X-Model": result.model,
+        "X-Artifact": result.artifact,
         "X-Batch-Size": str(result.batch_size),
         "Server-Timing": ", ".join(f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in result.stage_s.items()),
     }

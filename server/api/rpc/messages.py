@@ -58,6 +58,7 @@ def write_answer(result: SegmentResult, message_id: str) -> pb.SegmentResponse:
         batch_size=result.batch_size,
         stages=[pb.StageTime(stage=stage, seconds=seconds) for stage, seconds in result.stage_s.items()],
         id=message_id,
+        artifact=result.artifact,
     )
 
 

@@ -30,6 +30,8 @@ NAMES = {
     "birefnet_workers": "gauge",
     "birefnet_backlog_seconds": "gauge",
     "birefnet_pressure": "gauge",
+    "birefnet_shadow_images": "counter",
+    "birefnet_shadow_difference": "histogram",
     "birefnet_model_info": "gauge",
     "birefnet_build_info": "gauge",
 }

@@ -120,6 +120,13 @@ def test_facts_are_what_an_operator_asks_for():
         "licence": "MIT",
         "origin": {"made_by": "server.backends.fake"},
         "sha256": "…",
+        "limits": {
+            "max_requests": None,
+            "max_megapixels": None,
+            "max_batch": None,
+            "timeout_s": None,
+            "share": None,
+        },
     }
 
 
