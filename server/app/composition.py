@@ -129,7 +129,8 @@ async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
     Raises:
         ModelsError, BackendFault, ArtifactError, SelfTestFailedError: It cannot be started.
     """
-    parts = compose(settings)
+    # What bounds the requests of clients has no place where there are none.
+    parts = compose(settings.model_copy(update={"model_limits": (), "shadow_model": None}))
     try:
         await parts.start()
         yield parts.pipeline

@@ -241,6 +241,14 @@ class Roster:
             text = text.replace(f"{root}/", "")
         return text
 
+    def _relative(self, directory: Path) -> str | None:
+        """Where an artifact lies in the folder; None for one from elsewhere."""
+        folder = self._place.folder
+        if folder is None:
+            return None
+        path, root = directory.resolve(), folder.resolve()
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else None
+
     def _remember_failure(self, name: str, directory: str, reason: str) -> None:
         self._failed[name] = (directory, reason)
         while len(self._failed) > _FAILURES:
@@ -251,6 +259,7 @@ class Roster:
             "name": model.name,
             "state": state,
             "artifact": model.artifact_id,
+            "directory": self._relative(model.artifact.directory),
             "size": list(model.manifest.input_size),
             "sha256": model.artifact.sha256,
             **more,

@@ -12,7 +12,11 @@ import pytest
 
 from protos.matting.v1 import matting_pb2 as pb
 from server.access.keys import make_key, write_row
+from server.app import open_pipeline
+from server.app.lifecycle import serve
 from server.backends.fake import FakeOptions
+from server.pipeline.request import SegmentRequest
+from server.settings import Settings
 from tests.support.backends import DeviceScript, counted, fake_artifact_with_self_test
 from tests.support.clients import RunningServer, marked_png, running_server, trailing, until
 
@@ -120,6 +124,7 @@ async def test_a_model_is_added_used_on_both_transports_and_removed(place):
             await server.call(marked_png(5), model="team/extra")
     artifact = added.json()["model"]["artifact"]
     assert (added.status_code, added.json()["done"]) == (201, "added")
+    assert added.json()["model"]["directory"] == "staged/second"
     assert (again.status_code, again.json()["done"]) == (200, "unchanged")
     assert [model["name"] for model in listed] == ["main", "team/extra"]
     assert listed[1]["limits"]["max_requests"] == 3
@@ -261,6 +266,22 @@ async def test_limits_and_shadow_come_from_the_settings_too(place):
         report = (await console("GET", "shadow")).json()["shadow"]
     assert (report["model"], report["shadow"], report["share"]) == ("main", "other", 1)
     assert (report["difference"]["images"], report["difference"]["mean"]) == (1, 0)
+
+
+async def test_the_command_line_has_no_limits_of_clients():
+    settings = Settings(backend="fake", model_limits=("fake max_requests=1",), shadow_model="fake")
+    async with open_pipeline(settings) as pipeline:
+        work = [pipeline.segment(SegmentRequest(marked_png(mark))) for mark in range(8)]
+        assert [result.model for result in await asyncio.gather(*work)] == ["fake"] * 8
+
+
+async def test_a_shadow_or_limits_of_a_model_that_is_not_served_stop_the_start(place, caplog):
+    for settings in ({"shadow_model": "other"}, {"shadow_model": "fake"}, {"model_limits": ("other share=1",)}):
+        assert await serve(Settings(port=0, grpc_port=0, backend="fake", **settings)) == 1
+    messages = [record.getMessage() for record in caplog.records if "cannot start" in record.getMessage()]
+    assert "shadow_model: expected one of the models fake, found 'other'" in messages[0]
+    assert "shadow_model: expected two models, found fake twice" in messages[1]
+    assert "model_limits: expected each of the models fake at most once, found other" in messages[2]
 
 
 async def test_two_models_are_compared_on_live_traffic_and_then_no_more(place):
