@@ -128,13 +128,30 @@ def save_state(network: BiRefNet, path: Path | str, metadata: Mapping[str, str] 
     Raises:
         ValueError: The name does not end in `.safetensors`, or `metadata` uses the key of the configuration.
     """
+    write_state(network.state_dict(), path, metadata, (CONFIG_KEY, json.dumps(network.config.to_dict())))
+
+
+def write_state(
+    state: Mapping[str, Tensor], path: Path | str, metadata: Mapping[str, str] | None, config: tuple[str, str]
+) -> None:
+    """Write tensors of any network, with its configuration under a key of its own; see `save_state`.
+
+    Args:
+        state: By key; on any device, written as they are.
+        path: Must end in `.safetensors`.
+        metadata: Further text.
+        config: The metadata key of the configuration, and the configuration as text.
+
+    Raises:
+        ValueError: The name does not end in `.safetensors`, or `metadata` uses the key of the configuration.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"checkpoints are written as .safetensors, found {path.name}")
-    if CONFIG_KEY in (metadata or {}):
-        raise ValueError(f"metadata key {CONFIG_KEY} is the configuration's own")
-    texts = {"format": "pt", **(metadata or {}), CONFIG_KEY: json.dumps(network.config.to_dict())}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    if config[0] in (metadata or {}):
+        raise ValueError(f"metadata key {config[0]} is the configuration's own")
+    texts = {"format": "pt", **(metadata or {}), config[0]: config[1]}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(descriptor)
     try:

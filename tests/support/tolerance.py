@@ -30,6 +30,12 @@ COVERAGE_SCALE = 0.02
 LOSS_VALUE = 1e-5
 # The lean training network against the plain one in fp64: only the order of sums differs.
 LEAN_LOGITS = 1e-10
+# A stencil that reads out one feature against torch's bilinear interpolation of values of deviation 1, in fp32.
+CRM_BILINEAR = 1e-5
+# Logits of the implicit decoder, of deviation 1, against other orders of its sums in fp32 or fp64.
+CRM_POINTS = 1e-4
+# Alpha of a tile's inner part against the whole image's.
+CRM_TILES = 1e-5
 # What the network sees of a JPEG decoded at 1/2 to 1/8, against a whole decode, in levels of 255: mean 0.86 and
 # worst 12 seen, where the reduced size is exactly twice the canvas; half of that elsewhere.
 SCALED_DECODE_MEAN_LEVELS = 1.0
