@@ -1,4 +1,4 @@
-"""`python -m training train|evaluate|preview|weights|curve|sheet`: everything that is done with the training code."""
+"""`python -m training train|evaluate|preview|weights|curve|sheet|refiner`: what is done with the training code."""
 
 import argparse
 import shlex
@@ -23,6 +23,7 @@ from training.lean import LeanBiRefNet
 from training.losses import PRESETS
 from training.parallel import launch
 from training.preview import preview, write_sheet
+from training.refiner.commands import add_refiner
 from training.session import RunOptions, train_in_group
 
 _BATCH_AREA = 16 * 192 * 192
@@ -203,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command_name", required=True)
     _add_train(commands)
     _add_evaluate(commands)
+    add_refiner(commands)
 
     show = commands.add_parser("preview", help="contact sheet of photographs and held-out images")
     show.add_argument("checkpoint", type=Path)

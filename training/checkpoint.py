@@ -5,8 +5,10 @@ as JSON in the file's metadata, so that nothing is ever unpickled.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -24,6 +26,12 @@ class Progress:
     step: int = 0
     next_index: int = 0
     elapsed: float = 0.0
+
+
+class Configuration(Protocol):
+    """What a run was configured with, as JSON."""
+
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 class Ema:
@@ -45,7 +53,7 @@ class Ema:
 
 
 def save(
-    path: Path, config: TrainingConfig, progress: Progress, network: nn.Module, ema: Ema, optimizer: Optimizer
+    path: Path, config: Configuration, progress: Progress, network: nn.Module, ema: Ema, optimizer: Optimizer
 ) -> None:
     """Write the whole state; the file appears complete or not at all."""
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
@@ -60,10 +68,20 @@ def save(
 
 
 def read_header(path: Path) -> tuple[TrainingConfig, Progress]:
-    """The configuration and the counters of a checkpoint, without its tensors.
+    """The configuration and the counters of a matte network's checkpoint, without its tensors.
 
     Raises:
         ValueError: The file is not a checkpoint of this loop.
+    """
+    config, progress = read_plain_header(path)
+    return TrainingConfig.from_dict(config), progress
+
+
+def read_plain_header(path: Path) -> tuple[Mapping[str, Any], Progress]:
+    """As `read_header`, for a run of any network: the configuration as it was written.
+
+    Raises:
+        ValueError: The file is not a training checkpoint.
     """
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
@@ -71,7 +89,7 @@ def read_header(path: Path) -> tuple[TrainingConfig, Progress]:
         raise ValueError(
             f"{path} is not a training checkpoint: its metadata has {sorted(metadata)}, expected config and progress"
         )
-    return TrainingConfig.from_dict(json.loads(metadata["config"])), Progress(**json.loads(metadata["progress"]))
+    return json.loads(metadata["config"]), Progress(**json.loads(metadata["progress"]))
 
 
 def _group(path: Path, prefix: str) -> dict[str, Tensor]:
@@ -89,7 +107,7 @@ def restore(path: Path, network: nn.Module, ema: Ema, optimizer: Optimizer) -> P
         index, name = key.split(".", 1)
         states.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    return read_header(path)[1]
+    return read_plain_header(path)[1]
 
 
 def ema_weights(path: Path) -> dict[str, Tensor]:

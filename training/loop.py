@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,20 @@ class Cadence:
     workers: int = 1
 
 
-def learning_rate(config: TrainingConfig, share: float) -> float:
+class Schedule(Protocol):
+    """What of a configuration the optimiser follows, whatever the network."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def final_rate(self) -> float: ...
+    @property
+    def warmup(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+
+def learning_rate(config: Schedule, share: float) -> float:
     """Linear warm-up, then half a cosine down to `final_rate` of the peak, by the share of the budget spent."""
     if share < config.warmup:
         return config.learning_rate * max(share / config.warmup, 0.01)
@@ -46,7 +60,7 @@ def learning_rate(config: TrainingConfig, share: float) -> float:
     return config.learning_rate * (config.final_rate + (1.0 - config.final_rate) * 0.5 * (1.0 + math.cos(turn)))
 
 
-def make_optimizer(network: nn.Module, config: TrainingConfig) -> AdamW:
+def make_optimizer(network: nn.Module, config: Schedule) -> AdamW:
     """AdamW; norms, biases and position tables are not decayed."""
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []

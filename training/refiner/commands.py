@@ -1,0 +1,129 @@
+"""`python -m training refiner train|evaluate|weights|sheet`."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from modeling.crm.config import CONFIGS
+from modeling.crm.network import CRM
+from modeling.crm.weights import load_refiner, load_refiner_state, save_refiner
+from modeling.weights import read_metadata
+from training.checkpoint import ema_weights, read_plain_header
+from training.config import Budget
+from training.preview import write_sheet
+from training.refiner.config import RefinerConfig
+from training.refiner.evaluate import evaluate_refiner, summary
+from training.refiner.loop import RefinerCadence, RefinerRun
+from training.refiner.samples import make_batch
+
+
+def trained_refiner(path: Path) -> CRM:
+    """The averaged refiner of a run's checkpoint, or the refiner of a plain weights file."""
+    if "progress" not in read_metadata(path):
+        return load_refiner(path)
+    network = CRM(RefinerConfig.from_dict(read_plain_header(path)[0]).network)
+    load_refiner_state(network, ema_weights(path))
+    return network.eval()
+
+
+def _configured(options: argparse.Namespace) -> RefinerConfig:
+    budget = Budget(steps=options.steps) if options.steps else Budget(seconds=(options.hours or 1.0) * 3600)
+    config = RefinerConfig(CONFIGS[options.config], budget, seed=options.seed, bfloat16=options.bf16)
+    named = {"window": options.window, "batch": options.batch, "learning_rate": options.rate}
+    return replace(config, **{name: value for name, value in named.items() if value})
+
+
+def _train(options: argparse.Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    cv2.setNumThreads(options.threads)
+    config, checkpoint = _configured(options), options.out / "last.safetensors"
+    if checkpoint.exists():
+        if not options.resume:
+            raise SystemExit(
+                f"{options.out} already holds a run; pass --resume to continue it, or choose another --out"
+            )
+        stored = RefinerConfig.from_dict(read_plain_header(checkpoint)[0])
+        config = replace(stored, budget=config.budget) if options.hours or options.steps else stored
+    run = RefinerRun(config, options.out, RefinerCadence(workers=options.workers))
+    if run.resume():
+        print(f"resuming at step {run.progress.step}, {run.share:.1%} of the budget")
+    parameters = sum(parameter.numel() for parameter in run.network.parameters())
+    print(f"{parameters / 1e6:.3f} M parameters; {config}", flush=True)
+    run.train()
+    print(f"done: step {run.progress.step}, {run.progress.next_index} windows, {run.progress.elapsed:.0f} s")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    network = trained_refiner(options.checkpoint)
+    print(summary(evaluate_refiner(network, options.count, options.size)))
+
+
+def _weights(options: argparse.Namespace) -> None:
+    config, progress = read_plain_header(options.checkpoint)
+    network = trained_refiner(options.checkpoint)
+    about = {
+        "step": str(progress.step),
+        "windows": str(progress.next_index),
+        "seconds": f"{progress.elapsed:.0f}",
+        "seed": str(config["seed"]),
+        "command": options.command,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    save_refiner(network, options.out, about)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB, step {progress.step}")
+
+
+def _sheet(options: argparse.Namespace) -> None:
+    config = RefinerConfig(CONFIGS["compact"], Budget(steps=1), batch=1, scaled=0.0)
+    rows = []
+    for step in range(options.first, options.first + options.count):
+        batch = make_batch(config, step)
+        planes = [(each[0].numpy() * 255).astype(np.uint8) for each in (batch.mask, batch.truth)]
+        grey = [np.repeat(plane[..., None], 3, axis=2) for plane in planes]
+        rows.append(np.concatenate([batch.image[0].numpy(), *grey], axis=1))
+    write_sheet(options.out, rows, 4)
+
+
+def add_refiner(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `refiner` and its own commands."""
+    refiner = commands.add_parser("refiner", help="everything that is done with the refiner")
+    inner = refiner.add_subparsers(dest="refiner_command", required=True)
+    train = inner.add_parser("train", help="train a refiner on windows of procedural photographs")
+    train.add_argument("--config", choices=sorted(CONFIGS), default="compact")
+    budget = train.add_mutually_exclusive_group()
+    budget.add_argument("--hours", type=float, help="running time (default 1)")
+    budget.add_argument("--steps", type=int, help="number of updates, instead of a time")
+    train.add_argument("--window", type=int, help="side of a window (default 144)")
+    train.add_argument("--batch", type=int, help="windows of a batch (default 8)")
+    train.add_argument("--rate", type=float, help="peak learning rate (default 0.002)")
+    train.add_argument("--seed", type=int, default=7)
+    train.add_argument("--bf16", action="store_true", help="bfloat16 autocast of the encoder")
+    train.add_argument("--threads", type=int, default=1)
+    train.add_argument("--workers", type=int, default=0, help="processes that make the windows; 0: the loop's own")
+    train.add_argument("--resume", action="store_true", help="continue the run in --out; the budget may change")
+    train.add_argument("--out", type=Path, required=True)
+    train.set_defaults(run=_train)
+
+    score = inner.add_parser("evaluate", help="held-out close-ups: the mask's error and the refiner's")
+    score.add_argument("checkpoint", type=Path)
+    score.add_argument("--count", type=int, default=40, help="close-ups of each kind (default 40)")
+    score.add_argument("--size", type=int, default=256)
+    score.add_argument("--threads", type=int, default=1)
+    score.set_defaults(run=_evaluate)
+
+    weights = inner.add_parser("weights", help="write a run's averaged weights as a plain weights file")
+    weights.add_argument("checkpoint", type=Path)
+    weights.add_argument("--out", type=Path, required=True)
+    weights.add_argument("--command", default="", help="the training command, kept in the file")
+    weights.set_defaults(run=_weights)
+
+    sheet = inner.add_parser("sheet", help="contact sheet of training windows: image, mask, truth")
+    sheet.add_argument("--first", type=int, default=0)
+    sheet.add_argument("--count", type=int, default=40)
+    sheet.add_argument("--out", type=Path, default=Path("refiner-sheet.png"))
+    sheet.set_defaults(run=_sheet)
