@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     onnx.set_defaults(run=_onnx)
     _add_adopt(commands)
+    _add_refiner(commands)
     verify = commands.add_parser("verify", help="prove an artifact against its network", description=_verify.__doc__)
     verify.add_argument("directory", type=Path, metavar="DIR", help="the artifact directory")
     verify.add_argument(
@@ -108,6 +109,26 @@ def _add_adopt(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--max-batch", type=int, default=16, metavar="N", help="largest batch, where the graph leaves it free (16)"
     )
     adopt.set_defaults(run=_adopt)
+
+
+def _add_refiner(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    refiner = commands.add_parser(
+        "refiner", help="export a refiner to an artifact directory", description=_refiner.__doc__
+    )
+    refiner.add_argument(
+        "source", type=Path, metavar="SOURCE", help="a .safetensors file of `python -m training refiner weights`"
+    )
+    refiner.add_argument("-o", "--output", type=_folder, required=True, metavar="DIR", help="the artifact directory")
+    refiner.add_argument(
+        "--tile", type=int, default=256, metavar="T", help="side of the tiles, a multiple of 8, halo included (256)"
+    )
+    refiner.add_argument("--name", help="name of the model (the file's)")
+    refiner.add_argument("--licence", default="unspecified", help="licence of the weights; it travels in the manifest")
+    refiner.add_argument("--origin", help="a sentence on where the weights come from")
+    refiner.add_argument(
+        "--max-batch", type=int, default=16, metavar="N", help="largest batch that a server should form (16)"
+    )
+    refiner.set_defaults(run=_refiner)
 
 
 def _onnx(arguments: argparse.Namespace) -> int:
@@ -160,6 +181,27 @@ def _adopt(arguments: argparse.Namespace) -> int:
         _Reporter(),
     )
     print(f"{artifact.directory}: `{artifact.manifest.name}`, licence {artifact.manifest.licence}")
+    return 0
+
+
+def _refiner(arguments: argparse.Namespace) -> int:
+    """Export a refiner: an ONNX graph over tiles that is proven equal to the network, a self-test, and a manifest."""
+    from model_export.refiner.export import RefinerRequest, export_refiner
+
+    artifact = export_refiner(
+        RefinerRequest(
+            source=arguments.source,
+            directory=arguments.output,
+            tile=arguments.tile,
+            name=arguments.name,
+            licence=arguments.licence,
+            origin=arguments.origin,
+            max_batch=arguments.max_batch,
+        ),
+        _Reporter(),
+    )
+    manifest = artifact.manifest
+    print(f"{artifact.directory}: `{manifest.name}`, halo {manifest.halo}, licence {manifest.licence}")
     return 0
 
 

@@ -22,6 +22,7 @@ from onnx_ir.passes.common import (
 from onnxscript.optimizer import fold_constants_ir
 from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules.common import collapse_slice2_rule, collapse_slice_rule, materialize_reshape_shape_rule
+from torch import nn
 
 from artifact import Io, TensorSpec
 from model_export.deform_conv import TRANSLATION
@@ -60,27 +61,42 @@ def write_graph(
         path: Where the file goes.
         metadata: Text that travels in the file, shown by model viewers.
     """
-    program = _exported(module, size)
+    taken, given = signature("image" if isinstance(module, ImageToAlpha) else "tensor", size)
+    write_module(module, (taken,), given, path, metadata)
+
+
+def write_module(
+    module: nn.Module, taken: tuple[TensorSpec, ...], given: TensorSpec, path: Path, metadata: Mapping[str, str]
+) -> None:
+    """Export any module with one output to one self-contained ONNX file; see `write_graph`.
+
+    Args:
+        module: In evaluation mode.
+        taken: Its inputs, in the order of its arguments, each with a free first axis.
+        given: Its output.
+        path: Where the file goes.
+        metadata: Text that travels in the file.
+    """
+    program = _exported(module, taken, given)
     _tidy(program.model)
     program.model.metadata_props.update(metadata)
     program.save(path, external_data=False)
     onnx.checker.check_model(path, full_check=True)
 
 
-def _exported(module: ImageToAlpha | TensorToLogits, size: tuple[int, int]) -> torch.onnx.ONNXProgram:
-    taken, given = signature("image" if isinstance(module, ImageToAlpha) else "tensor", size)
-    # Two images, because an axis of length one would be taken for a constant.
-    shape = [2 if axis == BATCH else int(axis) for axis in taken.shape]
-    example = torch.zeros(shape, dtype=getattr(torch, taken.dtype))
+def _exported(module: nn.Module, taken: tuple[TensorSpec, ...], given: TensorSpec) -> torch.onnx.ONNXProgram:
+    batch = torch.export.Dim(BATCH, min=1)
     with warnings.catch_warnings(), _without_torchvision_hints():
         # torch 2.13 trips over its own deprecation while it copies the program.
         warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
+        # All inputs share the batch axis, which is why it has one name.
+        warnings.filterwarnings("ignore", message="# The axis name: batch will not be used", category=UserWarning)
         program = torch.onnx.export(
             module,
-            (example,),
-            input_names=[taken.name],
+            tuple(_example(spec) for spec in taken),
+            input_names=[spec.name for spec in taken],
             output_names=[given.name],
-            dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
+            dynamic_shapes=tuple({0: batch} for _ in taken),
             opset_version=OPSET,
             custom_translation_table=TRANSLATION,
             dynamo=True,
@@ -90,6 +106,12 @@ def _exported(module: ImageToAlpha | TensorToLogits, size: tuple[int, int]) -> t
     if program is None:
         raise AssertionError("torch.onnx.export with dynamo gives a program. This is a bug.")
     return program
+
+
+def _example(spec: TensorSpec) -> torch.Tensor:
+    # Two images, because an axis of length one would be taken for a constant.
+    shape = [2 if axis == BATCH else int(axis) for axis in spec.shape]
+    return torch.ones(shape, dtype=getattr(torch, spec.dtype))
 
 
 @contextlib.contextmanager

@@ -137,6 +137,26 @@ class ParityReport:
         return "\n".join(lines)
 
 
+class Answers(Protocol):
+    """What a graph is held against.
+
+    Attributes:
+        name: `network` or `source graph`.
+        size: (height, width) of the sample images.
+    """
+
+    name: str
+    size: tuple[int, int]
+
+    def truth(self, name: str, image: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        """(H, W) alpha of one sample image."""
+        ...
+
+    def rounding(self, name: str, image: NDArray[np.uint8], dtype: str, /) -> Tolerance:
+        """How far a graph may be because of rounding alone."""
+        ...
+
+
 class Reference:
     """What a network answers to the sample images of a size, in float64; computed once for all its graphs."""
 
@@ -157,7 +177,7 @@ class Reference:
     def rounding(self, name: str, image: NDArray[np.uint8], dtype: str) -> Tolerance:
         """How far the network itself is from its truth at a precision, times what a graph may be farther."""
         rounded = NetworkRunner(self.network, _DTYPES[dtype])(image[None])[0]
-        return _widened(np.abs(rounded - self.truth(name, image)))
+        return rounding_of(np.abs(rounded - self.truth(name, image)))
 
 
 class SourceRunner(AlphaRunner, Protocol):
@@ -181,11 +201,11 @@ class GraphReference:
 
     def rounding(self, name: str, image: NDArray[np.uint8], _: str) -> Tolerance:
         """How far the last digits of the normalised image alone carry, times what a graph may be farther."""
-        return _widened(np.abs(self._source.rounded(image[None])[0] - self.truth(name, image)))
+        return rounding_of(np.abs(self._source.rounded(image[None])[0] - self.truth(name, image)))
 
 
 def compare(
-    runner: AlphaRunner, reference: Reference | GraphReference, tolerance: Tolerance, dtype: str, report: Report
+    runner: AlphaRunner, reference: Answers, tolerance: Tolerance, dtype: str, report: Report
 ) -> tuple[InputParity, ...]:
     """Hold a graph against its reference on every sample image."""
     found = []
@@ -220,7 +240,8 @@ def _between(tolerance: float, rounding: float, most: float) -> float:
     return min(max(tolerance, rounding), most) if math.isfinite(rounding) else tolerance
 
 
-def _widened(difference: NDArray[np.floating]) -> Tolerance:
+def rounding_of(difference: NDArray[np.floating]) -> Tolerance:
+    """What a graph may be farther from the truth, where the network itself is off by `difference`."""
     return Tolerance(ROUNDING_FACTOR * float(difference.max()), ROUNDING_FACTOR * float(difference.mean()))
 
 

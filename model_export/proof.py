@@ -11,8 +11,8 @@ import torch
 
 from artifact import Deviation, Io, SelfTest, Tolerance
 from model_export.graph import signature
-from model_export.parity import GraphReference, InputParity, ParityReport, Reference, Report, batch_deviation, compare
-from model_export.runner import NetworkRunner, OnnxRunner, logistic, normalised
+from model_export.parity import Answers, InputParity, ParityReport, Reference, Report, batch_deviation, compare
+from model_export.runner import AlphaRunner, NetworkRunner, OnnxRunner, logistic, normalised
 from model_export.sample_inputs import sample_inputs, subject
 from model_export.stages import stage_errors, stage_table
 from modeling.birefnet.network import SIZE_MULTIPLE, BiRefNet
@@ -43,7 +43,7 @@ class Candidate:
         tolerance: Of alpha against the reference.
     """
 
-    runner: OnnxRunner
+    runner: AlphaRunner
     size: tuple[int, int]
     batch: int
     dtype: str
@@ -94,9 +94,9 @@ def make_self_test(network: BiRefNet, io: Io, size: tuple[int, int]) -> SelfTest
     logits = NetworkRunner(network, torch.float64).logits(image)
     taken, given = signature(io, size)
     if io == "image":
-        return SelfTest({taken.name: image}, {given.name: _in_steps(logistic(logits[:, 0]))}, SELF_TEST_TOLERANCE[io])
+        return SelfTest({taken.name: image}, {given.name: in_steps(logistic(logits[:, 0]))}, SELF_TEST_TOLERANCE[io])
     tensor = normalised(image).astype(np.float32)
-    return SelfTest({taken.name: tensor}, {given.name: _in_steps(logits)}, SELF_TEST_TOLERANCE[io])
+    return SelfTest({taken.name: tensor}, {given.name: in_steps(logits)}, SELF_TEST_TOLERANCE[io])
 
 
 def write_self_test(self_test: SelfTest, path: Path) -> None:
@@ -110,9 +110,7 @@ def run_self_test(self_test: SelfTest, runner: OnnxRunner, dtype: str) -> Deviat
     return self_test.compare({name: runner.run(array)}, dtype)
 
 
-def prove(
-    candidate: Candidate, reference: Reference | GraphReference | None, self_test: Deviation, report: Report
-) -> Proof:
+def prove(candidate: Candidate, reference: Answers | None, self_test: Deviation, report: Report) -> Proof:
     """Measure a graph; without a reference, only against itself."""
     inputs: tuple[InputParity, ...] = ()
     if reference is not None:
@@ -133,7 +131,7 @@ def prove(
 
 
 def _stages(
-    candidate: Candidate, reference: Reference | GraphReference | None, figures: ParityReport, report: Report
+    candidate: Candidate, reference: Answers | None, figures: ParityReport, report: Report
 ) -> Mapping[str, float]:
     limit = candidate.tolerance
     far = [
@@ -148,5 +146,6 @@ def _stages(
     return stage_errors(reference.network, dict(sample_inputs(candidate.size))[worst.name])
 
 
-def _in_steps(values: np.ndarray) -> np.ndarray:
+def in_steps(values: np.ndarray) -> np.ndarray:
+    """Expected values as a self-test stores them."""
     return np.rint(values * SELF_TEST_LEVELS).astype(np.float32) / np.float32(SELF_TEST_LEVELS)

@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from artifact import Artifact, load_self_test, open_artifact, rewrite_manifest
+from artifact import Artifact, SelfTest, load_self_test, open_artifact, rewrite_manifest
 from model_export.adopt import ADOPTED, source_graph
 from model_export.checkpoint import load_reference
 from model_export.onnx_export import versions
 from model_export.parity import BATCH, REFERENCES, GraphReference, Reference, Report
-from model_export.precision import PRECISIONS, tolerance_of
+from model_export.precision import CANONICAL, PRECISIONS, tolerance_of
 from model_export.proof import Candidate, Proof, prove, run_self_test
+from model_export.refiner.export import prove_refiner, read_refiner
+from model_export.refiner.runner import RefinerOnnxRunner
 from model_export.runner import OnnxRunner
 
 
@@ -35,6 +37,8 @@ def verify(directory: Path, source: str | None, report: Report) -> Mapping[str, 
     artifact = open_artifact(directory)
     manifest = artifact.manifest
     self_test = load_self_test(artifact)
+    if manifest.kind == "refine":
+        return _verify_refiner(artifact, self_test, source, report)
     graphs = {each: artifact.file(each.role) for each in PRECISIONS if each.role in manifest.files}
     runners = {each: OnnxRunner(path, manifest.io) for each, path in graphs.items()}
     # The file's own: an adopted graph in the canonical role may be fp16.
@@ -49,9 +53,23 @@ def verify(directory: Path, source: str | None, report: Report) -> Mapping[str, 
         dtype = dtypes[each]
         candidate = Candidate(runner, manifest.input_size, _batch(artifact), dtype, tolerance_of(dtype))
         proofs[each.role] = prove(candidate, reference, deviations[each], report)
+    _record(artifact, proofs)
+    return proofs
+
+
+def _verify_refiner(artifact: Artifact, self_test: SelfTest, source: str | None, report: Report) -> Mapping[str, Proof]:
+    runner = RefinerOnnxRunner(artifact.file(CANONICAL.role))
+    source = source if source is not None else _recorded_source(artifact, report)
+    network = None if source is None else read_refiner(Path(source))
+    proofs = {CANONICAL.role: prove_refiner(runner, artifact.manifest, network, self_test, report)}
+    _record(artifact, proofs)
+    return proofs
+
+
+def _record(artifact: Artifact, proofs: Mapping[str, Proof]) -> None:
+    manifest = artifact.manifest
     figures = {role: _kept(manifest.parity.get(role), proof) for role, proof in proofs.items()}
     rewrite_manifest(artifact, replace(manifest, parity={**manifest.parity, **figures}))
-    return proofs
 
 
 def _reference(artifact: Artifact, source: str, report: Report) -> Reference | GraphReference:

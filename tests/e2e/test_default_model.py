@@ -52,7 +52,7 @@ def score(matte, side, set_name, count):
 
 
 def test_all_of_it_is_at_most_20_megabytes():
-    files = [path for path in Path(default_model.directory()).iterdir() if path.is_file()]
+    files = [path for path in Path(default_model.directory()).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 20 * MEGABYTE
 
 

@@ -45,6 +45,9 @@ def test_the_wheel_has_our_packages_and_nothing_of_the_checkout(wheel: Path):
         "protos/matting/v1/matting_pb2.py",
         "server/default_model/model.json",
         "server/default_model/model.onnx",
+        "server/default_model/refine/model.json",
+        "server/default_model/refine/model.onnx",
+        "server/default_model/refine/self_test.npz",
     ):
         assert needed in names
 

@@ -1,0 +1,107 @@
+"""Ways to a refiner's alpha, for the proof: the network in torch, and a graph in ONNX Runtime.
+
+What proves matte models proves refiners too: the mask and the frame of a tile are made of its image, so that a refiner
+is, like them, a function from images to alpha.
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from artifact import Tolerance
+from model_export.parity import rounding_of
+from model_export.runner import open_session
+from modeling.crm.network import CRM
+
+CANVAS = (4000.0, 6000.0)
+"""Of the frames of the proof, in pixels: global positions need all digits of float32 there."""
+
+_REDUCTION = 4
+_STEPNESS = 12.0
+
+
+def tile_inputs(images: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
+    """Image, mask and frame of tiles (B, T, T, 3) uint8.
+
+    The mask is a soft threshold of the brightness, reduced to a quarter and upsampled: it has zeros, ones and all
+    between. The frame lies where the brightness says, at a multiple of 8.
+    """
+    side = images.shape[1]
+    grey = images.mean(axis=3, dtype=np.float64) / 255
+    masks, frames = [], []
+    for plane in grey:
+        small = cv2.resize(plane, (side // _REDUCTION, side // _REDUCTION), interpolation=cv2.INTER_AREA)
+        soft = np.clip((small - plane.mean()) * _STEPNESS + 0.5, 0, 1)
+        masks.append(cv2.resize(soft, (side, side), interpolation=cv2.INTER_LINEAR))
+        origin = [(plane.mean() * (length - side)) // 8 * 8 for length in CANVAS]
+        frames.append([*origin, *CANVAS])
+    return {
+        "image": images,
+        "mask": np.clip(np.stack(masks), 0, 1).astype(np.float32),
+        "frame": np.array(frames, np.float32),
+    }
+
+
+class RefinerNetworkRunner:
+    """The network in torch, unfolded, in float64 (the reference) or float32; its positions are float32 in both."""
+
+    def __init__(self, network: CRM, dtype: torch.dtype = torch.float64) -> None:
+        self._network = copy.deepcopy(network).to(dtype).eval()
+        self._dtype = dtype
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self.run(tile_inputs(images))
+
+    @torch.no_grad()
+    def run(self, arrays: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        """(B, T, T) alpha of the graph's inputs by their names."""
+        found = []
+        for index in range(len(arrays["image"])):
+            image, mask, frame = (torch.tensor(arrays[name][index : index + 1]) for name in arrays)
+            planes = image.permute(0, 3, 1, 2).to(self._dtype) / 255
+            found.append(self._network(planes, mask.to(self._dtype), frame).float())
+        alpha: NDArray[np.float32] = torch.cat(found).numpy()
+        return alpha
+
+
+class RefinerOnnxRunner:
+    """A refiner's graph in ONNX Runtime, on the CPU.
+
+    Raises:
+        ExportError: The file cannot be loaded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._session = open_session(path)
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self.run(tile_inputs(images))
+
+    def run(self, arrays: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        """The graph's output for its inputs by their names."""
+        output: NDArray[np.float32] = self._session.run(None, dict(arrays))[0]
+        return output
+
+
+class RefinerReference:
+    """What a refiner answers to the sample images of a tile size, in float64."""
+
+    name = "network"
+
+    def __init__(self, network: CRM, size: tuple[int, int]) -> None:
+        self.size = size
+        self._exact = RefinerNetworkRunner(network)
+        self._plain = RefinerNetworkRunner(network, torch.float32)
+
+    def truth(self, _: str, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(T, T) alpha of one sample image."""
+        return self._exact(image[None])[0]
+
+    def rounding(self, name: str, image: NDArray[np.uint8], _: str) -> Tolerance:
+        """How far the network itself is from its truth in float32, times what a graph may be farther."""
+        return rounding_of(np.abs(self._plain(image[None])[0] - self.truth(name, image)))

@@ -1,0 +1,154 @@
+"""Exported refiners answer what their networks answer, batched or not, and say of themselves what they are."""
+
+import collections
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from artifact import Artifact, load_self_test, open_artifact
+from model_export.__main__ import FAILED, OUT_OF_TOLERANCE, main
+from model_export.refiner.runner import RefinerNetworkRunner, RefinerOnnxRunner, tile_inputs
+from model_export.refiner.traceable import traceable_refiner
+from model_export.sample_inputs import sample_inputs
+from modeling.crm.receptive_field import halo
+from modeling.crm.weights import save_refiner
+from tests.support.crm import SMALL, THIN_RESNET50, picture, seeded_refiner, small_refiner, soft_mask
+from tests.support.tolerance import BATCH_ALPHA, EXPORT_ALPHA
+
+TILE = 96
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("refiner") / "small.safetensors"
+    save_refiner(small_refiner(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path) -> Artifact:
+    target = checkpoint.parent / "artifact"
+    options = ["--tile", str(TILE), "--licence", "MIT", "--origin", "seeded", "--max-batch", "6"]
+    assert main(["refiner", str(checkpoint), "-o", str(target), *options]) == 0
+    return open_artifact(target)
+
+
+def images() -> np.ndarray:
+    return np.stack([image for _, image in sample_inputs((TILE, TILE))])
+
+
+def test_it_computes_what_the_network_computes(exported: Artifact):
+    truth = RefinerNetworkRunner(small_refiner(), torch.float64)(images())
+    runner = RefinerOnnxRunner(exported.file("model"))
+    alpha = runner(images())
+    assert truth.std() > 0.05
+    assert np.abs(alpha - truth).max() < EXPORT_ALPHA
+    alone = np.concatenate([runner(image[None]) for image in images()])
+    assert np.abs(alpha - alone).max() < BATCH_ALPHA
+
+
+def test_the_frame_matters(exported: Artifact):
+    """Positions are the canvas's: the same tile elsewhere has another answer, in graph and network alike."""
+    inputs = tile_inputs(images()[:1])
+    moved = {**inputs, "frame": np.array([[0, 0, TILE, TILE]], np.float32)}
+    runner = RefinerOnnxRunner(exported.file("model"))
+    first, second = runner.run(inputs), runner.run(moved)
+    assert np.abs(first - second).max() > 1e-3
+    assert np.abs(second - RefinerNetworkRunner(small_refiner()).run(moved)).max() < EXPORT_ALPHA
+
+
+def test_tiles_of_the_graph_are_the_whole_of_the_network(exported: Artifact):
+    """What a server does, cut and kept by the manifest's halo, is the network on the whole picture."""
+    margin, height, width = exported.manifest.halo, 136, 160
+    assert margin == halo(SMALL)
+    image = (picture(height, width) * 255).round().byte()
+    mask = soft_mask(height, width)
+    with torch.no_grad():
+        whole = small_refiner()(image / 255, mask)[0].numpy()
+    pixels = image[0].permute(1, 2, 0).numpy()
+    runner = RefinerOnnxRunner(exported.file("model"))
+    for top, left in ((0, 0), (24, 40), (height - TILE, width - TILE)):
+        here = np.s_[top : top + TILE, left : left + TILE]
+        frame = np.array([[top, left, height, width]], np.float32)
+        alpha = runner.run({"image": pixels[here][None], "mask": mask[0].numpy()[here][None], "frame": frame})[0]
+        rows = slice(0 if top == 0 else margin, TILE if top == height - TILE else TILE - margin)
+        columns = slice(0 if left == 0 else margin, TILE if left == width - TILE else TILE - margin)
+        assert np.abs(alpha[rows, columns] - whole[here][rows, columns]).max() < EXPORT_ALPHA
+
+
+def test_the_manifest_says_what_it_is(exported: Artifact):
+    manifest = exported.manifest
+    assert (manifest.name, manifest.kind, manifest.io, manifest.licence) == ("small", "refine", "image", "MIT")
+    assert (manifest.input_size, manifest.max_batch, manifest.patch_order) == ((TILE, TILE), 6, None)
+    assert [(each.name, each.dtype, each.shape) for each in manifest.inputs] == [
+        ("image", "uint8", ("batch", TILE, TILE, 3)),
+        ("mask", "float32", ("batch", TILE, TILE)),
+        ("frame", "float32", ("batch", 4)),
+    ]
+    assert [(each.name, each.shape) for each in manifest.outputs] == [("alpha", ("batch", TILE, TILE))]
+    parity = manifest.parity["model"]
+    assert parity["passed"]
+    assert parity["deterministic"]
+    assert {"subject", "black", "white", "noise"} <= set(parity["network"]["inputs"])
+
+
+def test_the_self_test_tells_right_from_wrong(exported: Artifact):
+    self_test = load_self_test(exported)
+    alpha = RefinerOnnxRunner(exported.file("model")).run(self_test.inputs)
+    assert self_test.compare({"alpha": alpha}).passed
+    assert not self_test.compare({"alpha": np.asarray(self_test.inputs["mask"])}).passed
+
+
+def test_the_graph_is_clean(exported: Artifact):
+    """Stencils, grids and norms are constants: nothing that depends on the tile's size alone is computed."""
+    found = collections.Counter(node.op_type for node in onnx.load(exported.file("model")).graph.node)
+    forbidden = {"BatchNormalization", "Range", "Floor", "Where", "GatherND", "ScatterND", "GridSample", "Loop", "If"}
+    assert not forbidden & set(found), found
+
+
+def test_folding_leaves_the_network_as_it_was():
+    for config in (SMALL, THIN_RESNET50):
+        network = seeded_refiner(config)
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        image, mask = picture(TILE, TILE), soft_mask(TILE, TILE)
+        with torch.no_grad():
+            plain = network((image * 255).round() / 255, mask)
+            folded = traceable_refiner(network)(
+                (image * 255).round().byte().permute(0, 2, 3, 1), mask, torch.tensor([[0.0, 0.0, TILE, TILE]])
+            )
+        assert (plain - folded).abs().max() < EXPORT_ALPHA
+        assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_verify_proves_it_again_and_finds_a_foreign_network(
+    exported: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(exported.directory, copy)
+    assert main(["verify", str(copy)]) == 0
+    assert "within tolerance" in capsys.readouterr().out
+    other = tmp_path / "other.safetensors"
+    save_refiner(seeded_refiner(SMALL, seed=1), other)
+    assert main(["verify", str(copy), "--source", str(other)]) == OUT_OF_TOLERANCE
+    assert not open_artifact(copy).manifest.parity["model"]["passed"]
+
+
+@pytest.mark.parametrize(("tile", "expected"), [(100, "multiple of 8"), (80, "both halos, 80")])
+def test_a_tile_that_cannot_be_is_refused(
+    checkpoint: Path, tmp_path: Path, tile: int, expected: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["refiner", str(checkpoint), "-o", str(tmp_path / "no"), "--tile", str(tile)]) == FAILED
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_what_is_no_refiner_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from tests.support.networks import tiny_checkpoint
+
+    source = tiny_checkpoint(tmp_path)
+    assert main(["refiner", str(source), "-o", str(tmp_path / "no")]) == FAILED
+    assert "expected a refiner's configuration" in capsys.readouterr().err
