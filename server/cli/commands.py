@@ -105,7 +105,7 @@ def _options(arguments: argparse.Namespace) -> "SegmentOptions":
 
     out = Path(arguments.out)
     values = {"output": arguments.output or "cutout"}
-    for name in ("format", "background"):
+    for name in ("format", "background", "foreground"):
         if (value := getattr(arguments, name)) is not None:
             values[name] = value
     # `-o photo.webp` says the format, unless OUT is a folder of that name.

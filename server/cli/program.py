@@ -125,6 +125,13 @@ def _add_segment(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--background", default=None, metavar="COLOUR", help="Behind a composite: white (default), #1e90ff, 30,144,255."
     )
     segment.add_argument(
+        "--foreground",
+        default=None,
+        metavar="COLOURS",
+        help="Of cutouts and composites where they are not opaque: estimate (default), free of the old background, or "
+        "original.",
+    )
+    segment.add_argument(
         "--keep-suffix",
         action="store_true",
         help="Name results `photo.jpg.png`, so that photo.jpg and photo.webp do not collide.",

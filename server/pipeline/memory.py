@@ -5,8 +5,9 @@ measures them again. They are those of the worst files of a format (noise, CMYK 
 orientation to apply), because the others cannot be told from their headers.
 """
 
+from matting.foreground import WORKING_BYTES, WORKING_BYTES_PER_PIXEL
 from server.pipeline.header import ImageHeader
-from server.pipeline.request import Output, OutputFormat, SegmentOptions
+from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
 
 DECODING = {"JPEG": 14, "PNG": 18, "WEBP": 24, "TIFF": 16, "BMP": 16, "GIF": 13, "AVIF": 24}
 """From the upload to RGB and alpha, by the upload's format. AVIF of 10 bits by reckoning: Pillow writes none."""
@@ -18,16 +19,25 @@ ENCODING = {
     (Output.CUTOUT, OutputFormat.PNG): 25,
     (Output.CUTOUT, OutputFormat.WEBP): 49,
     (Output.CUTOUT, OutputFormat.ZIP): 22,
-    (Output.COMPOSITE, OutputFormat.PNG): 22,
+    (Output.COMPOSITE, OutputFormat.PNG): 17,
     (Output.COMPOSITE, OutputFormat.WEBP): 22,
     (Output.COMPOSITE, OutputFormat.JPEG): 16,
 }
 """From RGB, alpha and the coarse mask to the answer, by what comes back."""
 
+ESTIMATING = {Output.CUTOUT: 8, Output.COMPOSITE: 11}
+"""What is held per pixel while foreground colours are estimated, which works in tiles of its own, before encoding."""
+
 _COPIES = 2  # of an upload: ours, and the decoder's
 
 
 def memory_cost(header: ImageHeader, upload_bytes: int, options: SegmentOptions) -> int:
-    """Bytes that answering a request takes at its peak: it is decoded first and encoded later, so the larger counts."""
+    """Bytes that answering a request takes at its peak: of decoding, estimating and encoding, the most counts."""
     per_pixel = max(DECODING[header.format], ENCODING[options.output, options.format])
-    return _COPIES * upload_bytes + header.pixels * per_pixel
+    return _COPIES * upload_bytes + max(header.pixels * per_pixel, _estimating(header.pixels, options))
+
+
+def _estimating(pixels: int, options: SegmentOptions) -> int:
+    if options.output not in ESTIMATING or options.foreground is not Foreground.ESTIMATE:
+        return 0
+    return pixels * ESTIMATING[options.output] + min(WORKING_BYTES, pixels * WORKING_BYTES_PER_PIXEL)

@@ -13,7 +13,7 @@ from server.engine.batching import Priority
 from server.errors import InvalidOptionError
 from server.pipeline.accept import negotiate
 from server.pipeline.encode import check_combination, formats_of
-from server.pipeline.request import Output, OutputFormat, SegmentOptions
+from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
 
 E = TypeVar("E", bound=Enum)
 
@@ -43,6 +43,10 @@ def parse_options(values: Mapping[str, str], *, accept: str = "", max_timeout_s:
     output = fields.get("output", SegmentOptions().output)
     if "background" in fields and output is not Output.COMPOSITE:
         raise InvalidOptionError(f"background: expected only with output=composite, found with output={output}")
+    if "foreground" in fields and output not in (Output.CUTOUT, Output.COMPOSITE):
+        raise InvalidOptionError(
+            f"foreground: expected only with output=cutout or output=composite, found with output={output}"
+        )
     if fields.get("timeout_s", 0.0) > max_timeout_s:
         most, found = round(max_timeout_s * 1000), values["timeout_ms"]
         raise InvalidOptionError(f"timeout_ms: expected 1 to {most} milliseconds, found {found!r}")
@@ -105,6 +109,7 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "output": _choice(Output, {}),
     "format": _choice(OutputFormat, _FORMAT_ALIASES),
     "background": parse_colour,
+    "foreground": _choice(Foreground, {}),
     "model": _parse_model,
     "priority": _choice(Priority, {}),
     "timeout_ms": _parse_timeout,

@@ -25,6 +25,13 @@ class OutputFormat(StrEnum):
     ZIP = "zip"  # a cutout as two files: its colours as JPEG, its alpha as PNG
 
 
+class Foreground(StrEnum):
+    """Which colours a cutout or a composite has where it is not opaque."""
+
+    ESTIMATE = "estimate"  # the subject's, without what shows through it
+    ORIGINAL = "original"  # the image's own
+
+
 @dataclass(frozen=True, slots=True)
 class SegmentOptions:
     """How an image is to be answered; every field has the default of the interface.
@@ -36,6 +43,7 @@ class SegmentOptions:
         model: Name of a served model; None is the default one.
         priority: Which of the waiting requests goes first.
         timeout_s: Seconds from arrival until the answer is worthless; None is the server's default.
+        foreground: The colours of cutouts and composites.
     """
 
     output: Output = Output.MATTE
@@ -44,6 +52,7 @@ class SegmentOptions:
     model: str | None = None
     priority: Priority = Priority.NORMAL
     timeout_s: float | None = None
+    foreground: Foreground = Foreground.ESTIMATE
 
 
 _END_BYTES = 16 * 1024

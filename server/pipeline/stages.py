@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matting.composition import composite, cutout, to_uint8, with_input_alpha
+from matting.foreground import estimate_foreground
 from matting.geometry import fit, restore
 from server.pipeline.decode import Metadata, decode
 from server.pipeline.encode import Compression, encode
 from server.pipeline.header import ImageHeader
-from server.pipeline.request import Output, SegmentOptions
+from server.pipeline.request import Foreground, Output, SegmentOptions
 
 _SCALED_DECODE_FACTOR = 2
 """A reduced decode must still be this many times the working size; see `tests/parity/test_scaled_decode.py`."""
@@ -80,4 +81,13 @@ def _compose(prepared: Prepared, coarse: NDArray[np.float32], options: SegmentOp
     rgb, prepared.rgb, prepared.alpha = prepared.rgb, None, None
     if rgb is None:
         return to_uint8(alpha)
-    return cutout(rgb, alpha) if options.output is Output.CUTOUT else composite(rgb, alpha, options.background)
+    estimate = options.foreground is Foreground.ESTIMATE
+    if options.output is Output.CUTOUT:
+        rgba = cutout(rgb, alpha)
+        del alpha
+        if estimate:
+            estimate_foreground(rgb, rgba[..., 3], rgba[..., :3])
+        return rgba
+    colours = estimate_foreground(rgb, to_uint8(alpha)) if estimate else rgb
+    del rgb
+    return composite(colours, alpha, options.background)

@@ -47,7 +47,7 @@ async def refused(server: RunningServer, upload: bytes) -> tuple[int, str]:
 async def test_row_exif_orientation_6_is_rotated(server):
     stored = np.zeros((40, 80, 3), np.uint8)
     stored[:, :40] = 255  # the left half of what is stored is the top half of what is seen
-    cutout = await answered(server, rotated_jpeg(stored, 6), output="cutout")
+    cutout = await answered(server, rotated_jpeg(stored, 6), output="cutout", foreground="original")
     assert cutout.size == (40, 80)
     seen = np.asarray(cutout)[..., :3].astype(int)
     assert seen[:36].min() > 240
@@ -73,7 +73,7 @@ async def test_row_icc_profile_and_300_dpi_are_kept(server, file_format):
 async def test_row_transparency_of_the_upload_is_kept(server):
     pixels = np.full((60, 80, 4), (200, 150, 100, 255), np.uint8)
     pixels[:, :40, 3] = 0
-    cutout = np.asarray(await answered(server, png(pixels), output="cutout"))
+    cutout = np.asarray(await answered(server, png(pixels), output="cutout", foreground="original"))
     assert cutout[:, :40, 3].max() == 0
     assert cutout[:, 40:, 3].min() > 100
     assert (cutout[:, 40:, :3] == (200, 150, 100)).all(), "straight, not premultiplied"
@@ -81,7 +81,9 @@ async def test_row_transparency_of_the_upload_is_kept(server):
 
 async def test_row_16_bit_grey_is_not_white(server):
     ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
-    cutout = np.asarray(await answered(server, files.raw_png(ramp, files.GREY, 16), output="cutout"))
+    cutout = np.asarray(
+        await answered(server, files.raw_png(ramp, files.GREY, 16), output="cutout", foreground="original")
+    )
     assert np.abs(cutout[..., 0].astype(int) - np.rint(ramp / 257)).max() <= 1
 
 
@@ -127,7 +129,7 @@ RED_UPLOADS: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("name", RED_UPLOADS)
 async def test_row_every_kind_of_file_gives_its_first_frame_in_its_colours(server, name):
-    cutout = np.asarray(await answered(server, RED_UPLOADS[name](), output="cutout"))
+    cutout = np.asarray(await answered(server, RED_UPLOADS[name](), output="cutout", foreground="original"))
     assert cutout.shape == (48, 64, 4)
     assert np.abs(cutout[..., :3].astype(int) - RED).max() <= 8
     assert len(np.unique(cutout[..., 3])) <= 3  # of one colour, up to the codec
@@ -148,7 +150,7 @@ def _interlaced_png() -> bytes:
 
 
 async def test_interlaced_png(server):
-    cutout = np.asarray(await answered(server, _interlaced_png(), output="cutout"))
+    cutout = np.asarray(await answered(server, _interlaced_png(), output="cutout", foreground="original"))
     np.testing.assert_array_equal(cutout[..., 0], np.arange(64).reshape(8, 8))
 
 
@@ -156,7 +158,9 @@ async def test_gif_with_a_transparent_colour(server):
     image = Image.new("P", (64, 48), 1)
     image.putpalette([0, 0, 0, *RED, 255, 255, 255])
     image.paste(2, (0, 0, 32, 48))
-    cutout = np.asarray(await answered(server, files.saved(image, "GIF", transparency=2), output="cutout"))
+    cutout = np.asarray(
+        await answered(server, files.saved(image, "GIF", transparency=2), output="cutout", foreground="original")
+    )
     assert cutout[:, :32, 3].max() == 0
     assert cutout[:, 32:, 3].min() > 0
 
@@ -166,7 +170,7 @@ async def test_profile_and_orientation_of_every_format_that_has_them(server, fil
     exif = Image.Exif()
     exif[0x0112] = 6
     upload = files.saved(Image.fromarray(PHOTO), file_format, icc_profile=PROFILE, exif=exif)
-    cutout = await answered(server, upload, output="cutout")
+    cutout = await answered(server, upload, output="cutout", foreground="original")
     assert cutout.size == (90, 120)
     assert cutout.info["icc_profile"] == PROFILE
 

@@ -25,6 +25,10 @@ OPTIONS = [
         {"output": "composite", "format": "jpeg", "background": "#102030"},
         {"output": pb.OUTPUT_COMPOSITE, "format": pb.FORMAT_JPEG, "background": "#102030"},
     ),
+    (
+        {"output": "cutout", "foreground": "original"},
+        {"output": pb.OUTPUT_CUTOUT, "foreground": pb.FOREGROUND_ORIGINAL},
+    ),
 ]
 
 
@@ -36,7 +40,7 @@ def parts_of(body: bytes) -> list[bytes]:
         return [archive.read(name) for name in archive.namelist()]
 
 
-@pytest.mark.parametrize(("rest", "rpc"), OPTIONS, ids=["matte", "cutout", "webp", "zip", "composite"])
+@pytest.mark.parametrize(("rest", "rpc"), OPTIONS, ids=["matte", "cutout", "webp", "zip", "composite", "original"])
 async def test_the_same_image_gives_the_same_bytes_over_both_transports(rest, rpc):
     image = rotated_jpeg(disc(60, 90).image, 6)
     async with running_server() as server:
@@ -229,7 +233,7 @@ async def test_the_self_description_is_complete():
     assert docs.status_code == 200
     post = openapi["paths"]["/segment"]["post"]
     assert {parameter["name"] for parameter in post["parameters"]} == {
-        *("output", "format", "background", "model", "priority", "timeout_ms")
+        *("output", "format", "background", "foreground", "model", "priority", "timeout_ms")
     }
     assert {"200", "400", "404", "413", "415", "422", "429", "500", "503", "504"} <= set(post["responses"])
     assert set(post["responses"]["429"]["content"]) == {"application/problem+json"}

@@ -103,6 +103,30 @@ PRIORITY_NORMAL: Priority.ValueType  # 2
 PRIORITY_LOW: Priority.ValueType  # 3
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
+class _Foreground:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ForegroundEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Foreground.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FOREGROUND_UNSPECIFIED: _Foreground.ValueType  # 0
+    """estimate"""
+    FOREGROUND_ESTIMATE: _Foreground.ValueType  # 1
+    """the subject's, without what shows through it"""
+    FOREGROUND_ORIGINAL: _Foreground.ValueType  # 2
+    """the image's own"""
+
+class Foreground(_Foreground, metaclass=_ForegroundEnumTypeWrapper):
+    """Which colours a cutout or a composite has where it is not opaque."""
+
+FOREGROUND_UNSPECIFIED: Foreground.ValueType  # 0
+"""estimate"""
+FOREGROUND_ESTIMATE: Foreground.ValueType  # 1
+"""the subject's, without what shows through it"""
+FOREGROUND_ORIGINAL: Foreground.ValueType  # 2
+"""the image's own"""
+Global___Foreground: _TypeAlias = Foreground  # noqa: Y015
+
 @_typing.final
 class SegmentOptions(_message.Message):
     """How an image is to be answered. A field that this server does not know is an error, never ignored."""
@@ -115,6 +139,7 @@ class SegmentOptions(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    FOREGROUND_FIELD_NUMBER: _builtins.int
     output: Global___Output.ValueType
     format: Global___Format.ValueType
     background: _builtins.str
@@ -124,6 +149,7 @@ class SegmentOptions(_message.Message):
     priority: Global___Priority.ValueType
     timeout_ms: _builtins.int
     """from arrival; 0 is the server's default. The deadline of the call holds as well."""
+    foreground: Global___Foreground.ValueType
     def __init__(
         self,
         *,
@@ -133,10 +159,11 @@ class SegmentOptions(_message.Message):
         model: _builtins.str = ...,
         priority: Global___Priority.ValueType = ...,
         timeout_ms: _builtins.int = ...,
+        foreground: Global___Foreground.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "format", b"format", "model", b"model", "output", b"output", "priority", b"priority", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "foreground", b"foreground", "format", b"format", "model", b"model", "output", b"output", "priority", b"priority", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

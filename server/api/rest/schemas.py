@@ -9,7 +9,7 @@ from server.api.status import CLIENT_CLOSED_REQUEST, STATUSES
 from server.engine.batching import Priority
 from server.pipeline.encode import MEDIA_TYPES, ZIP_ALPHA, ZIP_COLOUR
 from server.pipeline.options import OPTIONS
-from server.pipeline.request import Output, OutputFormat
+from server.pipeline.request import Foreground, Output, OutputFormat
 
 ADMIN_PREFIX = "/admin/"
 """What begins with it is for administrators."""
@@ -33,6 +33,13 @@ _OPTION_SCHEMAS: dict[str, dict[str, Any]] = {
         "type": "string",
         "description": "Colour behind a composite: `white`, `#1e90ff`, `rgb(30,144,255)`, `30,144,255`.",
         "examples": ["#1e90ff"],
+    },
+    "foreground": {
+        "type": "string",
+        "enum": [str(foreground) for foreground in Foreground],
+        "default": "estimate",
+        "description": "Colours of a cutout or composite where it is not opaque: estimated ones, free of the old "
+        "background, or the image's own.",
     },
     "model": {"type": "string", "description": "A name of `/models`. Without it, the default model."},
     "priority": {

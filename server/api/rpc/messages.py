@@ -14,7 +14,7 @@ from server.errors import BodyTooLargeError, EmptyBodyError, InvalidOptionError,
 from server.pipeline.options import parse_options
 from server.pipeline.request import ImageUrl, SegmentOptions, SegmentRequest, SegmentResult
 
-_ENUMS = {"output": pb.Output, "format": pb.Format, "priority": pb.Priority}
+_ENUMS = {"output": pb.Output, "format": pb.Format, "priority": pb.Priority, "foreground": pb.Foreground}
 
 
 def read_request(

@@ -8,7 +8,15 @@ from server.api.rpc.messages import cut_to_deadline, read_request, write_answer,
 from server.api.service import TransportLimits
 from server.engine.batching import Priority
 from server.errors import BodyTooLargeError, EmptyBodyError, InvalidOptionError, OverloadedError
-from server.pipeline.request import ImageUrl, Output, OutputFormat, SegmentOptions, SegmentRequest, SegmentResult
+from server.pipeline.request import (
+    Foreground,
+    ImageUrl,
+    Output,
+    OutputFormat,
+    SegmentOptions,
+    SegmentRequest,
+    SegmentResult,
+)
 from tests.support.clock import FakeClock
 
 LIMITS = TransportLimits(max_upload_bytes=100)
@@ -50,11 +58,14 @@ def test_every_option_arrives():
         model="small",
         priority=pb.PRIORITY_LOW,
         timeout_ms=1500,
+        foreground=pb.FOREGROUND_ORIGINAL,
     )
-    assert found.options == SegmentOptions(Output.COMPOSITE, OutputFormat.WEBP, (1, 2, 3), "small", Priority.LOW, 1.5)
+    assert found.options == SegmentOptions(
+        Output.COMPOSITE, OutputFormat.WEBP, (1, 2, 3), "small", Priority.LOW, 1.5, Foreground.ORIGINAL
+    )
 
 
-@pytest.mark.parametrize("field", ["output", "format", "priority"])
+@pytest.mark.parametrize("field", ["output", "format", "priority", "foreground"])
 def test_numbers_outside_an_enum_are_refused(field: str):
     with pytest.raises(InvalidOptionError, match=f"{field}: expected one of .*_UNSPECIFIED.*, found 44"):
         request_with(**{field: 44})

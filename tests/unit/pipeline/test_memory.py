@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from matting.foreground import WORKING_BYTES_PER_PIXEL
 from server.pipeline.decode import Metadata
 from server.pipeline.encode import Compression, formats_of
 from server.pipeline.formats import READABLE
 from server.pipeline.header import ImageHeader, ImageLimits, read_header
-from server.pipeline.memory import DECODING, ENCODING, memory_cost
-from server.pipeline.request import Output, OutputFormat, SegmentOptions
+from server.pipeline.memory import DECODING, ENCODING, ESTIMATING, memory_cost
+from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
 from server.pipeline.stages import Prepared, answer, prepare
 from tests.support import files
 from tests.support.images import noise, smooth
@@ -71,12 +72,13 @@ def decode_one(data: bytes) -> None:
     prepare(data, read_header(data, LIMITS), (64, 64), Output.CUTOUT, scaled_decode=False)
 
 
-def encode_one(output: Output, file_format: OutputFormat, pixels: np.ndarray) -> None:
+def encode_one(options: SegmentOptions, pixels: np.ndarray) -> None:
     # Copies, because what a request holds already is part of what it takes.
-    rgb = None if output is Output.MATTE else pixels.copy()
-    prepared = Prepared(pixels[:8, :8], rgb, pixels[..., 0].copy(), pixels.shape[:2], Metadata())
+    size = (pixels.shape[0], pixels.shape[1])
+    colours = [] if options.output is Output.MATTE else [pixels.copy()]
+    prepared = Prepared(pixels[:8, :8], colours.pop() if colours else None, pixels[..., 0].copy(), size, Metadata())
     coarse = np.random.default_rng(0).random((64, 64), dtype=np.float32)
-    answer(prepared, coarse, SegmentOptions(output=output, format=file_format), Compression())
+    answer(prepared, coarse, options, Compression())
 
 
 def check(work: Callable[[], None], rehearsal: Callable[[], None], said: int) -> None:
@@ -98,8 +100,21 @@ def test_decoding_takes_what_is_said(file_format):
 @needs_kernel
 @pytest.mark.parametrize(("output", "file_format"), ENCODING)
 def test_encoding_takes_what_is_said(output, file_format):
-    encode = partial(encode_one, output, file_format)
+    options = SegmentOptions(output=output, format=file_format, foreground=Foreground.ORIGINAL)
+    encode = partial(encode_one, options)
     check(partial(encode, noise(HEIGHT, WIDTH)), partial(encode, noise(8, 8)), ENCODING[output, file_format])
+
+
+@needs_kernel
+@pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (500, 600)])
+@pytest.mark.parametrize("output", ESTIMATING)
+def test_estimating_colours_takes_what_is_said(output, size):
+    """Of a matte that is undecided everywhere, so that every tile is worked on."""
+    encode = partial(encode_one, SegmentOptions(output=output))
+    found = peak_bytes(partial(encode, noise(*size)), partial(encode, noise(8, 8)))
+    said = memory_cost(ImageHeader("JPEG", size), 0, SegmentOptions(output=output))
+    assert found <= said + SLACK_BYTES
+    assert found >= 0.6 * said
 
 
 def test_every_format_and_every_combination_has_its_cost():
@@ -109,6 +124,10 @@ def test_every_format_and_every_combination_has_its_cost():
 
 def test_the_cost_of_a_request_is_the_larger_half_of_it():
     header = ImageHeader("AVIF", (100, 200))
-    cutout = SegmentOptions(output=Output.CUTOUT, format=OutputFormat.WEBP)
+    cutout = SegmentOptions(output=Output.CUTOUT, format=OutputFormat.WEBP, foreground=Foreground.ORIGINAL)
     assert memory_cost(header, 1000, SegmentOptions()) == 2000 + 20_000 * DECODING["AVIF"]
     assert memory_cost(header, 1000, cutout) == 2000 + 20_000 * ENCODING[Output.CUTOUT, OutputFormat.WEBP]
+    estimated = SegmentOptions(output=Output.COMPOSITE)
+    assert memory_cost(header, 1000, estimated) == 2000 + 20_000 * (
+        ESTIMATING[Output.COMPOSITE] + WORKING_BYTES_PER_PIXEL
+    )

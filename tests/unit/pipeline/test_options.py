@@ -7,7 +7,7 @@ from server.errors import InvalidOptionError
 from server.pipeline.accept import negotiate
 from server.pipeline.encode import formats_of
 from server.pipeline.options import OPTIONS, parse_colour, parse_options
-from server.pipeline.request import Output, OutputFormat, SegmentOptions
+from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
 
 PNG, WEBP, JPEG = OutputFormat.PNG, OutputFormat.WEBP, OutputFormat.JPEG
 
@@ -21,12 +21,15 @@ def test_every_option_is_read():
         "output": "composite",
         "format": "jpeg",
         "background": "#102030",
+        "foreground": "original",
         "model": "birefnet",
         "priority": "high",
         "timeout_ms": "1500",
     }
     assert set(values) == set(OPTIONS)
-    assert parse_options(values) == SegmentOptions(Output.COMPOSITE, JPEG, (16, 32, 48), "birefnet", Priority.HIGH, 1.5)
+    assert parse_options(values) == SegmentOptions(
+        Output.COMPOSITE, JPEG, (16, 32, 48), "birefnet", Priority.HIGH, 1.5, Foreground.ORIGINAL
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,11 +67,10 @@ def test_wrong_values_name_what_is_accepted(name, text, message):
     assert len(caught.value.detail) < 300
 
 
-@pytest.mark.parametrize("name", ["depth", "refine", "foreground", "box", "quality", "x" * 500, ""])
+@pytest.mark.parametrize("name", ["depth", "refine", "box", "quality", "x" * 500, ""])
 def test_unknown_names_are_refused_and_not_ignored(name):
-    with pytest.raises(
-        InvalidOptionError, match="expected the options output, format, background, model, priority, timeout_ms"
-    ):
+    known = "output, format, background, foreground, model, priority, timeout_ms"
+    with pytest.raises(InvalidOptionError, match=f"expected the options {known}"):
         parse_options({"output": "matte", name: "1"})
 
 
@@ -88,6 +90,17 @@ def test_background_needs_a_composite():
         InvalidOptionError, match="background: expected only with output=composite, found with output=matte"
     ):
         parse_options({"background": "white"})
+
+
+def test_foreground_needs_colours():
+    with pytest.raises(
+        InvalidOptionError,
+        match="foreground: expected only with output=cutout or output=composite, found with output=matte",
+    ):
+        parse_options({"foreground": "original"})
+    for output in ("cutout", "composite"):
+        assert parse_options({"output": output}).foreground is Foreground.ESTIMATE
+        assert parse_options({"output": output, "foreground": "original"}).foreground is Foreground.ORIGINAL
 
 
 def test_cutout_as_jpeg():

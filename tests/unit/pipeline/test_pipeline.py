@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from matting.foreground import estimate_foreground
 from matting.geometry import fit, restore
 from server.backends.fake import FakeBackend, fake_artifact, luminance
 from server.engine import Engine, EngineLimits
@@ -37,7 +38,7 @@ from server.pipeline.memory import DECODING, ENCODING
 from server.pipeline.models import Model, Models
 from server.pipeline.pipeline import Pipeline, PipelineLimits
 from server.pipeline.pool import HostPool
-from server.pipeline.request import Output, OutputFormat, SegmentOptions, SegmentRequest
+from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions, SegmentRequest
 from tests.support.backends import PATIENCE_S, DeviceScript, counted, turn_loop
 from tests.support.images import decoded, disc, huge_png_header, jpeg, noise, png, rotated_jpeg, smooth
 
@@ -101,17 +102,31 @@ async def test_a_matte_is_the_networks_answer_at_image_size():
 async def test_a_cutout_has_the_images_own_colours_and_straight_alpha():
     image = disc(60, 90).image
     async with rig() as server:
-        result = await server.segment(png(image), output=Output.CUTOUT)
+        result = await server.segment(png(image), output=Output.CUTOUT, foreground=Foreground.ORIGINAL)
     found = decoded(result.body)
     np.testing.assert_array_equal(found[..., :3], image)
     assert np.abs(found[..., 3].astype(int) - levels(expected_alpha(image))).max() <= 1
+
+
+async def test_a_cutout_and_a_composite_have_the_estimated_foreground():
+    image = disc(60, 90).image
+    async with rig() as server:
+        cutout = decoded((await server.segment(png(image), output=Output.CUTOUT)).body)
+        composite = decoded((await server.segment(png(image), output=Output.COMPOSITE, background=(0, 255, 0))).body)
+    expected = estimate_foreground(image, np.ascontiguousarray(cutout[..., 3]))
+    assert (expected != image).any()
+    np.testing.assert_array_equal(cutout[..., :3], expected)
+    alpha = cutout[..., 3:] / 255
+    assert np.abs(composite - (alpha * expected + (1 - alpha) * np.array([0, 255, 0]))).max() <= 1.5
 
 
 async def test_a_composite_lies_over_the_colour():
     image = disc(60, 90).image
     alpha = expected_alpha(image)[..., None]
     async with rig() as server:
-        result = await server.segment(png(image), output=Output.COMPOSITE, background=(10, 200, 30))
+        result = await server.segment(
+            png(image), output=Output.COMPOSITE, background=(10, 200, 30), foreground=Foreground.ORIGINAL
+        )
     assert np.abs(decoded(result.body) - (alpha * image + (1 - alpha) * np.array([10, 200, 30]))).max() <= 1.5
 
 
@@ -209,7 +224,8 @@ async def test_the_door_is_told_what_a_request_takes_by_its_formats():
     limits = AdmissionLimits(max_memory_bytes=10_000_000)
     upload = png(smooth(300, 300))
     async with rig(admission_limits=limits, gated=True) as server:
-        first = asyncio.create_task(server.segment(upload, output=Output.CUTOUT, format=OutputFormat.WEBP))
+        own = {"output": Output.CUTOUT, "format": OutputFormat.WEBP, "foreground": Foreground.ORIGINAL}
+        first = asyncio.create_task(server.segment(upload, **own))
         await server.script.arrival()
         assert server.admission.memory_inside == 90_000 * ENCODING[Output.CUTOUT, OutputFormat.WEBP] + 2 * len(upload)
         server.script.let_pass()
