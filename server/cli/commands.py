@@ -43,6 +43,8 @@ def models_command(arguments: argparse.Namespace) -> int:
         size = "×".join(str(side) for side in reversed(facts["size"]))
         print(f"{facts['name']}{default}: {facts['title']}, {facts['backbone']}, {size} pixels")
         print(f"  licence {facts['licence']}, sha256 {facts['sha256'][:12]}")
+        if limits := [f"{name}={value:g}" for name, value in facts["limits"].items() if value is not None]:
+            print(f"  limits {' '.join(limits)}")
         for key, value in facts["origin"].items():
             print(f"  {key}: {value}")
     return 0

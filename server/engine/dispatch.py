@@ -87,7 +87,7 @@ class Worker:
     Attributes:
         flights: Posted to it and not back yet; the first is running or about to.
         warm: What it proved it can run, by artifact id.
-        loading: Artifacts being loaded: the device is busy, not hung.
+        loading: Graphs being loaded: the device is busy, not hung.
     """
 
     thread: DeviceThread

@@ -227,13 +227,14 @@ class Engine:
                 return found
             return None
 
-        worker.loading += 1
+        worker.loading += 1  # nobody knows how long the first slice, the graph, may take; the others are batches
         try:
-            # One job per slice: a batch that was sent in the meantime is in the thread's line before the next one.
-            while (warm := await asyncio.wrap_future(worker.thread.post(job))) is None:
-                pass
+            warm = await asyncio.wrap_future(worker.thread.post(job))
         finally:
             worker.loading -= 1
+        while warm is None:
+            # One job per slice: a batch that was sent in the meantime is in the thread's line before the next one.
+            warm = await asyncio.wrap_future(worker.thread.post(job))
         worker.warm[artifact_id] = warm
         self._metrics.device.assume(warm.item_s)
 

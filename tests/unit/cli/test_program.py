@@ -161,6 +161,9 @@ def test_models_are_listed(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "mine (default): tiny, none, 24×16 pixels" in text
     assert "licence MIT" in text
+    assert "limits" not in text
+    assert main(["models", "--model", f"mine={tmp_path / 'tiny'}", "--model-limits", "mine share=0.5 max_batch=2"]) == 0
+    assert "  limits max_batch=2 share=0.5" in capsys.readouterr().out
     assert main(["models", "--json", "--model", f"mine={tmp_path / 'tiny'}"]) == 0
     (facts,) = json.loads(capsys.readouterr().out)
     assert (facts["name"], facts["size"]) == ("mine", [16, 24])

@@ -6,13 +6,13 @@ import threading
 import numpy as np
 import pytest
 
-from artifact import ArtifactError
+from artifact import Artifact, ArtifactError
 from server.backends.base import Arrays, BackendFault, OutOfMemoryFault
 from server.backends.fake import FakeBackend, FakeOptions, fake_artifact
 from server.backends.ort import OrtBackend, OrtOptions
 from server.engine import Engine, EngineLimits
 from server.engine.warmup import SelfTestFailedError
-from server.errors import NotReadyError, UnknownModelError
+from server.errors import DeviceLostError, NotReadyError, UnknownModelError
 from server.observability.metrics import Metrics
 from tests.support.backends import (
     PATIENCE_S,
@@ -280,4 +280,47 @@ async def test_a_warm_up_that_is_broken_off_leaves_nothing_behind():
         backend.run("b", {"image": np.zeros((1, *SIZE, 3), np.uint8)})
     await engine.load("b", fake_artifact(SIZE))
     assert mark_of(await engine.submit(marked_item(2, "b"))) == 2
+    await engine.close()
+
+
+async def test_the_watchdog_waits_for_a_graph_that_is_loaded_but_not_for_its_batches():
+    """Whatever waits behind a warm-up that hangs must not wait for ever."""
+    steps, begun, gate = [], threading.Semaphore(0), threading.Semaphore(0)
+
+    class HeldBackend(FakeBackend):
+        def load(self, artifact_id: str, artifact: Artifact) -> str:
+            self.hold("load", artifact_id)
+            return super().load(artifact_id, artifact)
+
+        def run(self, artifact_id: str, arrays: Arrays) -> Arrays:
+            self.hold("run", artifact_id)
+            return super().run(artifact_id, arrays)
+
+        def hold(self, step: str, artifact_id: str) -> None:
+            if artifact_id == "b":
+                steps.append(step)
+                begun.release()
+                assert gate.acquire(timeout=PATIENCE_S)
+
+    engine = Engine([HeldBackend], EngineLimits(hang_s=1000), Metrics())
+    await engine.start({"a": fake_artifact(SIZE)})
+    loading = asyncio.create_task(engine.load("b", fake_artifact(SIZE)))
+    assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE_S)
+    waiting = asyncio.create_task(engine.submit(marked_item(1)))
+    await asyncio.sleep(0)
+    (worker,) = engine._dispatcher.workers
+    engine._dispatcher._hangs(worker)  # as after hang_s
+    assert (steps, engine.live) == (["load"], True)
+    assert worker.watchdog is not None, "it goes on watching"
+    gate.release()
+    assert mark_of(await waiting) == 1
+    assert await asyncio.to_thread(begun.acquire, timeout=PATIENCE_S)
+    waiting = asyncio.create_task(engine.submit(marked_item(2)))
+    await asyncio.sleep(0)
+    engine._dispatcher._hangs(worker)
+    assert (steps, engine.live) == (["load", "run"], False)
+    gate.release(100)
+    with pytest.raises(DeviceLostError):
+        await waiting
+    await asyncio.gather(loading, return_exceptions=True)
     await engine.close()

@@ -13,6 +13,7 @@ from matting.difference import difference
 from matting.geometry import fit
 from server.backends.base import Arrays, BackendFault
 from server.backends.fake import FakeBackend, fake_artifact, luminance
+from server.backends.ort import OrtBackend, OrtOptions
 from server.engine import Engine, EngineLimits
 from server.engine.admission import Admission, AdmissionLimits
 from server.errors import InvalidOptionError, UnknownModelError
@@ -24,9 +25,10 @@ from server.pipeline.pool import HostPool
 from server.pipeline.request import SegmentOptions, SegmentRequest, SegmentResult
 from server.pipeline.shadow import Sample, Shadow, ShadowLimits
 from server.pipeline.study import ShadowPlan, Study
-from tests.support.backends import DeviceScript, counted, turn_loop
+from tests.support.backends import DeviceScript, counted, tiny_alpha, tiny_onnx_artifact, turn_loop
 from tests.support.clients import marked_png, until
 from tests.support.images import disc, png
+from tests.support.tolerance import ORT_TINY
 
 SIZE, LARGER = (24, 32), (48, 64)
 ALWAYS = ShadowPlan("one", "two", 1.0)
@@ -128,6 +130,30 @@ async def test_models_of_different_sizes_each_see_the_image_at_their_own():
     assert figures["band_mean"] == pytest.approx(expected.band)
     assert figures["largest"] == pytest.approx(expected.largest)
     assert expected.mean > 0
+
+
+async def test_two_real_networks_of_different_sizes_are_compared(tmp_path):
+    image = disc(60, 90).image
+    metrics = Metrics()
+    engine = Engine([lambda: OrtBackend(OrtOptions(threads=1))], EngineLimits(), metrics)
+    artifacts = [tiny_onnx_artifact(tmp_path / name, size) for name, size in (("one", SIZE), ("two", LARGER))]
+    models = Models(Model(artifact.directory.name, artifact) for artifact in artifacts)
+    await engine.start(models.artifacts)
+    pool = HostPool(2, metrics.host)
+    pipeline = Pipeline(engine, Admission(AdmissionLimits(), metrics), models, pool, metrics, PipelineLimits())
+    server = Rig(pipeline, DeviceScript(), metrics, engine)
+    server.shadow.begin(ALWAYS)
+    await server.segment(png(image))
+    figures = (await server.settle(1))["difference"]
+    await pipeline.shadow.close()
+    await engine.close()
+    pool.close()
+    first, second = (tiny_alpha(fit(image, size)[None])[0] for size in (SIZE, LARGER))
+    expected = difference(first, second)
+    assert figures["mean"] == pytest.approx(expected.mean, abs=ORT_TINY)
+    assert figures["band_mean"] == pytest.approx(expected.band, abs=ORT_TINY)
+    assert figures["largest"] == pytest.approx(expected.largest, abs=2 * ORT_TINY)
+    assert expected.mean > 0.001
 
 
 async def test_the_client_has_its_answer_before_the_shadow_begins_and_the_same_one_as_without():
