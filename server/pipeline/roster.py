@@ -62,9 +62,15 @@ class Roster:
 
     def listing(self) -> list[dict[str, Any]]:
         """What is served, and what is coming and going, as JSON types; a name may occur more than once."""
+        warm = self._engine.precisions  # at the start of the process they are not all
         served = [
-            self._row(model, "warm", default=model is self._models.default, limits=model.limits.as_json())
-            | {"inside": dict(self._quotas.inside(model.name))}
+            self._row(
+                model,
+                "warm" if model.artifact_id in warm else "loading",
+                default=model is self._models.default,
+                limits=model.limits.as_json(),
+                inside=dict(self._quotas.inside(model.name)),
+            )
             for model in self._models
         ]
         leaving = [

@@ -1,6 +1,7 @@
 """Models are added, exchanged, removed, limited and compared over HTTP, behind keys, while both transports serve."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -227,6 +228,37 @@ async def test_two_changes_of_one_name_at_once_conflict(place):
         assert (second.status_code, second.json()["code"]) == (409, "conflict")
         assert (await first).status_code == 201
         assert (await held).status_code == 200
+
+
+async def test_no_change_is_made_while_the_server_shuts_down(place):
+    script = DeviceScript(gated=True)
+    async with admin_server(place, script) as (server, console):
+        held = asyncio.create_task(server.post(marked_png(1)))
+        await script.arrival()
+        server.process.take_signal(signal.SIGTERM)
+        await until(lambda: server.process.parts.admission.draining)
+        refused = await console("PUT", "models/extra", {"directory": "staged/second"})
+        script.open()
+        assert (await held).status_code == 200
+        assert await server.task == 0
+    assert (refused.status_code, refused.json()["code"]) == (503, "not-ready")
+    assert "shutting down" in refused.json()["detail"]
+
+
+async def test_a_change_that_is_under_way_does_not_keep_the_server_from_shutting_down(place):
+    script = DeviceScript(gated=True)
+    async with admin_server(place, script) as (server, console):
+        held = asyncio.create_task(server.post(marked_png(1)))
+        await script.arrival()
+        changing = asyncio.create_task(console("PUT", "models/extra", {"directory": "staged/second"}))
+        while ("extra", "loading") not in await console.states():
+            pass
+        server.process.take_signal(signal.SIGTERM)
+        await until(lambda: server.process.parts.admission.draining)
+        script.open()
+        assert (await held).status_code == 200
+        assert await server.task == 0
+        await asyncio.gather(changing, return_exceptions=True)
 
 
 async def test_one_models_limits_are_its_own_and_every_refusal_is_counted(place):

@@ -88,6 +88,15 @@ async def rig(folder: Path, *, gated: bool = False) -> AsyncIterator[Rig]:
         found.pool.close()
 
 
+async def test_nothing_is_warm_before_the_engine_is(folder):
+    server = Rig(folder, DeviceScript(free=FREE))
+    assert server.states() == [("main", "loading")]
+    await server.engine.start(server.models.artifacts)
+    assert server.states() == [("main", "warm")]
+    await server.engine.close()
+    server.pool.close()
+
+
 async def test_a_model_is_added_warm_and_answers(folder):
     async with rig(folder) as server:
         done = await server.roster.put("extra", "second", ModelLimits(max_requests=3))
