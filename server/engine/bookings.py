@@ -2,7 +2,7 @@
 
 Each is told whole seconds, as `Retry-After` wants them, that end at an instant for which the server has not promised
 all its time yet. Whoever then comes with the same request is known by its fingerprint: nothing is asked of a client
-but to obey.
+but to obey. Those who never come are allowed for: what is promised is multiplied by the share that lately came.
 
 Rules of this module: standard library only, one event loop, no locks, no clock (`now` is an argument).
 """
@@ -19,6 +19,8 @@ _EARLY_S = 0.1  # clocks of clients differ, and some round
 _HELD_S = 0.5  # that room is held for whoever is late; networks take less
 _HONOURED_S = 30.0  # that a late one still goes before newcomers
 _RECALL_S = 0.25  # between two searches that find no instant at all
+_LEAST_SHARE = 0.2  # that is taken to come, however few did: the next crowd may obey
+_WEIGHT = 0.02  # of one booking in that share: about the last fifty count
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Bookings:
         self._by_fingerprint: dict[int, _Booking] = {}
         self._window_s = 0.0
         self._full_at = -math.inf
+        self._came = 1.0  # of those who were to come lately, the share that did
+        self._settled_at = -math.inf
 
     def __len__(self) -> int:
         return len(self._by_fingerprint)
@@ -91,6 +95,7 @@ class Bookings:
         Returns:
             Whole seconds to wait, at least 1.
         """
+        self._settle(now)
         self._forget(now)
         booking = self._find(wish.fingerprint, now)
         if booking is not None and booking.instant > now:
@@ -111,7 +116,7 @@ class Bookings:
         if now - self._full_at < _RECALL_S:
             return None
         following = bisect.bisect_left(self._by_instant, (now,))
-        before_s = 0.0
+        before_s, coming = 0.0, max(self._came, _LEAST_SHARE)
         for ahead_s in range(1, self._max_ahead_s + 1):
             instant = now + ahead_s
             while following < len(self._by_instant) and self._by_instant[following][0] <= instant:
@@ -119,8 +124,8 @@ class Bookings:
                 following += 1
             near = self._between(instant - self._window_s, instant + self._window_s)
             # A thousandth: equal needs add up to their room, whatever the rounding.
-            fits = math.fsum(booking.wish.need_s for booking in near) + need_s <= room_s * 1.001
-            if fits and before_s + need_s <= ahead_s:
+            fits = coming * math.fsum(booking.wish.need_s for booking in near) + need_s <= room_s * 1.001
+            if fits and coming * before_s + need_s <= ahead_s:
                 return ahead_s
         return None
 
@@ -132,6 +137,13 @@ class Bookings:
     def _find(self, fingerprint: int | None, now: float) -> _Booking | None:
         booking = self._by_fingerprint.get(fingerprint) if fingerprint is not None else None
         return booking if booking is not None and now <= booking.instant + _HONOURED_S else None
+
+    def _settle(self, now: float) -> None:
+        """Learn from the bookings whose time has come since the last one was made."""
+        for booking in self._between(math.nextafter(self._settled_at, math.inf), now - _HELD_S):
+            if booking.wish.fingerprint is not None:
+                self._came += _WEIGHT * (booking.kept - self._came)
+        self._settled_at = now - _HELD_S
 
     def _forget(self, now: float) -> None:
         """Whoever is so late has gone elsewhere."""

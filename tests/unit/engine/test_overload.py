@@ -144,6 +144,12 @@ def test_the_wait_that_is_allowed_bounds_the_latency():
     assert rush.p99_s() <= 3 * rush.batch_s + 2 * HOST_S
 
 
+def test_those_who_never_come_back_do_not_lengthen_the_line_for_others():
+    """Clients that try again at once, with something else each time, would fill it for minutes."""
+    told = [max(Rush(AdmissionLimits(), obeying=share).run().told) for share in (1.0, 0.2)]
+    assert told[1] < told[0] / 4
+
+
 def test_the_rest_of_a_rush_goes_home_when_nobody_obeys():
     rush = Rush(AdmissionLimits(max_wait_s=0.2), obeying=0.0).run()
     assert rush.door.inside == 0
