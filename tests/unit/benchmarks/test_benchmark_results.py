@@ -19,8 +19,14 @@ OTHERS = {path.stem: json.loads(path.read_text()) for path in sorted((BENCHMARKS
 REGISTRY = referencing.Registry().with_resources(
     (schema["$id"], referencing.Resource.from_contents(schema)) for schema in (SCHEMA, *OTHERS.values())
 )
-COMMITTED = [path for name in ("export", "cpu") for path in sorted((BENCHMARKS / "results" / name).glob("*.json"))]
-EXPORT_PAGE = (BENCHMARKS.parent / "docs" / "export.md").read_text()
+COMMITTED = [
+    path
+    for name in ("export", "cpu", "load", "encoding")
+    for path in sorted((BENCHMARKS / "results" / name).glob("*.json"))
+]
+DOCS = BENCHMARKS.parent / "docs"
+PAGES = {name: (DOCS / f"{name}.md").read_text() for name in ("export", "operations")}
+PAGE_OF = {"load": "operations", "encoding": "operations"}  # by the folder of results; else the export's
 
 
 def obey(result: dict[str, Any], name: str) -> None:
@@ -54,10 +60,10 @@ def test_schemas_are_schemas(name):
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_tables_of_the_export_page_are_those_of_the_results(path):
+def test_tables_in_the_documentation_are_those_of_the_results(path):
     result = json.loads(path.read_text())
     table = importlib.import_module(f"benchmarks.{runner_of(result)}").table(result)
-    assert table in EXPORT_PAGE
+    assert table in PAGES[PAGE_OF.get(path.parent.name, "export")]
 
 
 @pytest.mark.parametrize("missing", ["quality", "machine"])

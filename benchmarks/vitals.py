@@ -1,0 +1,92 @@
+"""What a live server shows of itself: its metrics, and its memory as the kernel counts it."""
+
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.processes import LiveServer
+
+_SAMPLE_S = 0.25
+_KIB = 1024
+
+
+def metrics(live: LiveServer) -> dict[str, float]:
+    """Every series without labels by its name, every other as `name{label=value,…}`."""
+    with urllib.request.urlopen(f"{live.http}/metrics", timeout=30) as response:  # noqa: S310 - our own server
+        text = response.read().decode()
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for entry in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(entry.labels.items()))
+            found[f"{entry.name}{{{labels}}}" if labels else entry.name] = entry.value
+    return found
+
+
+def refusals(found: Mapping[str, float], before: Mapping[str, float]) -> dict[str, int]:
+    """Refusals between two readings, by reason; reasons without any are left out."""
+    prefix = "birefnet_refusals_total{reason="
+    counts = {
+        name.removeprefix(prefix).rstrip("}"): round(value - before.get(name, 0.0))
+        for name, value in found.items()
+        if name.startswith(prefix)
+    }
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def resident_mib(pid: int) -> float:
+    """`VmRSS` of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / _KIB for line in lines if line.startswith("VmRSS"))
+
+
+def processor_s(pid: int) -> float:
+    """Processor time of a process so far, of all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100  # ticks of Linux are hundredths
+
+
+class Memory:
+    """Resident memory, sampled while something goes on.
+
+    Attributes:
+        samples: (seconds since the start, MiB).
+    """
+
+    def __init__(self) -> None:
+        self.samples: list[tuple[float, float]] = []
+
+    @property
+    def peak_mib(self) -> float:
+        """The largest sample."""
+        return max(mib for _, mib in self.samples)
+
+    def slope_mib_per_min(self, after_s: float) -> float:
+        """Least-squares slope of the samples from some time on."""
+        late = [(at / 60, mib) for at, mib in self.samples if at >= after_s]
+        middle, mean = fmean(at for at, _ in late), fmean(mib for _, mib in late)
+        spread = sum((at - middle) ** 2 for at, _ in late)
+        return sum((at - middle) * (mib - mean) for at, mib in late) / spread
+
+
+@contextmanager
+def watched_memory(pid: int) -> Iterator[Memory]:
+    """Sample the memory of a process four times a second while the context is open."""
+    memory, over, started = Memory(), threading.Event(), time.monotonic()
+
+    def sample() -> None:
+        while not over.wait(_SAMPLE_S):
+            memory.samples.append((time.monotonic() - started, resident_mib(pid)))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        over.set()
+        thread.join()
