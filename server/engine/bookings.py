@@ -10,6 +10,7 @@ Rules of this module: standard library only, one event loop, no locks, no clock 
 import bisect
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 SHARE = 0.8
@@ -19,6 +20,8 @@ _EARLY_S = 0.1  # clocks of clients differ, and some round
 _HELD_S = 0.5  # that room is held for whoever is late; networks take less
 _HONOURED_S = 30.0  # that a late one still goes before newcomers
 _RECALL_S = 0.25  # between two searches that find no instant at all
+_CLOSE = 16  # seconds ahead, each of which is looked at for every client
+_MOST = 20_000  # promises at a time
 _LEAST_SHARE = 0.2  # that is taken to come, however few did: the next crowd may obey
 _WEIGHT = 0.02  # of one booking in that share: about the last fifty count
 
@@ -61,8 +64,8 @@ class Bookings:
         self._order = itertools.count()
         self._by_instant: list[tuple[float, int, _Booking]] = []
         self._by_fingerprint: dict[int, _Booking] = {}
-        self._window_s = 0.0
-        self._full_at = -math.inf
+        self._window_s = self._total_s = 0.0
+        self._full_at = self._hint = -math.inf
         self._came = 1.0  # of those who were to come lately, the share that did
         self._settled_at = -math.inf
 
@@ -107,27 +110,39 @@ class Bookings:
             return self._max_ahead_s
         made = _Booking(now + ahead_s, wish)
         bisect.insort(self._by_instant, (made.instant, next(self._order), made))
+        self._total_s += wish.need_s
         if wish.fingerprint is not None:
             self._by_fingerprint[wish.fingerprint] = made
         return ahead_s
 
     def _search(self, need_s: float, room_s: float, now: float) -> int | None:
         """The first instant that leaves time for all who come before, and around which there is room for who comes."""
-        if now - self._full_at < _RECALL_S:
+        if now - self._full_at < _RECALL_S or len(self._by_instant) >= _MOST:
             return None
-        following = bisect.bisect_left(self._by_instant, (now,))
-        before_s, coming = 0.0, max(self._came, _LEAST_SHARE)
-        for ahead_s in range(1, self._max_ahead_s + 1):
+        coming = max(self._came, _LEAST_SHARE)
+        mean_s = self._total_s / max(1, len(self._by_instant))
+        earliest = bisect.bisect_left(self._by_instant, (now,))
+        for ahead_s in self._candidates(now):
             instant = now + ahead_s
-            while following < len(self._by_instant) and self._by_instant[following][0] <= instant:
-                before_s += self._by_instant[following][2].wish.need_s
-                following += 1
+            before = bisect.bisect_right(self._by_instant, (instant, math.inf)) - earliest
+            if coming * before * mean_s + need_s > ahead_s:
+                continue
             near = self._between(instant - self._window_s, instant + self._window_s)
             # A thousandth: equal needs add up to their room, whatever the rounding.
-            fits = coming * math.fsum(booking.wish.need_s for booking in near) + need_s <= room_s * 1.001
-            if fits and coming * before_s + need_s <= ahead_s:
+            if coming * math.fsum(booking.wish.need_s for booking in near) + need_s <= room_s * 1.001:
+                self._hint = instant
                 return ahead_s
         return None
+
+    def _candidates(self, now: float) -> Iterator[int]:
+        """Seconds ahead to look at: all that are close, and those from where the last one was found.
+
+        To look at every second of a long line for every client would cost more than to refuse it. A gap that is passed
+        over is seen again when it has come close.
+        """
+        hint_s = min(max(0.0, self._hint - now), self._max_ahead_s)
+        far = max(_CLOSE + 1, math.ceil(hint_s) - _CLOSE)
+        return itertools.chain(range(1, min(_CLOSE, self._max_ahead_s) + 1), range(far, self._max_ahead_s + 1))
 
     def _between(self, first: float, last: float) -> list[_Booking]:
         low = bisect.bisect_left(self._by_instant, (first,))
@@ -149,6 +164,7 @@ class Bookings:
         """Whoever is so late has gone elsewhere."""
         past = bisect.bisect_left(self._by_instant, (now - max(_HONOURED_S, self._window_s),))
         for _, _, booking in self._by_instant[:past]:
+            self._total_s -= booking.wish.need_s
             fingerprint = booking.wish.fingerprint
             if fingerprint is not None and self._by_fingerprint.get(fingerprint) is booking:
                 del self._by_fingerprint[fingerprint]
