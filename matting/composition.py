@@ -18,6 +18,12 @@ def to_uint8(alpha: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.asarray(cv2.convertScaleAbs(alpha, alpha=255.0), dtype=np.uint8).reshape(alpha.shape)
 
 
+def to_uint16(alpha: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Quantise a matte by rounding to the nearest of 65,536 levels, (H, W) float32 in [0, 1] to uint16."""
+    scaled = cv2.multiply(alpha, np.array([65535.0]), dtype=cv2.CV_16U)
+    return np.asarray(scaled, dtype=np.uint16).reshape(alpha.shape)
+
+
 def with_input_alpha(alpha: NDArray[np.float32], input_alpha: NDArray[np.uint8] | None) -> NDArray[np.float32]:
     """Multiply a matte by the transparency that the image came with.
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.access import Gate, KeyRing
@@ -23,6 +24,7 @@ from server.pipeline.header import ImageLimits
 from server.pipeline.models import Model, Models, ModelsError, limited, open_models
 from server.pipeline.pipeline import Pipeline, PipelineLimits
 from server.pipeline.pool import HostPool
+from server.pipeline.refiner import Refiner, embedded_refiner, make_refiner, open_refiner
 from server.pipeline.remote import RemotePipeline
 from server.pipeline.roster import Place, Roster
 from server.pipeline.study import ShadowPlan
@@ -65,7 +67,9 @@ class Parts:
         Raises:
             BackendFault, ArtifactError, SelfTestFailedError: As `Engine.start`.
         """
-        await self.engine.start(self.models.artifacts, self.models.max_batches)
+        refiner = self.pipeline.limits.refiner
+        refiners = {refiner.artifact_id: refiner.artifact} if refiner is not None else {}
+        await self.engine.start({**self.models.artifacts, **refiners}, self.models.max_batches)
 
     async def close(self) -> None:
         """End all threads, for some seconds; one that is busy for longer is left behind."""
@@ -187,6 +191,23 @@ def _begin_shadow(pipeline: Pipeline, shadow: str, share: float) -> None:
         raise ModelsError(f"shadow_model: {error}") from None
 
 
+def served_refiner(settings: Settings) -> Refiner | None:
+    """The refiner that a process with these settings serves; None is none.
+
+    Raises:
+        ModelsError: The artifact that the setting names cannot be served.
+    """
+    if settings.refiner == "none":
+        return None
+    if settings.backend == "fake":
+        from server.backends.fake import fake_refiner
+
+        if settings.refiner != "embedded":
+            raise ModelsError("backend=fake runs no artifacts: expected it with refiner=none or without")
+        return make_refiner(fake_refiner())
+    return embedded_refiner() if settings.refiner == "embedded" else open_refiner(Path(settings.refiner))
+
+
 def _backend_maker(settings: Settings) -> Callable[[], Backend]:
     """What makes the backend, later, in the thread of its device; runtimes are imported there too."""
 
@@ -234,4 +255,5 @@ def _pipeline_limits(settings: Settings) -> PipelineLimits:
         max_timeout_s=settings.max_timeout_s,
         compression=Compression(settings.png_level, settings.jpeg_quality, settings.webp_quality),
         scaled_decode=settings.scaled_decode,
+        refiner=served_refiner(settings),
     )

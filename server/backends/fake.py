@@ -1,4 +1,4 @@
-"""A backend without a model: alpha is the luminance of the image. It ships.
+"""A backend without a model: alpha is the luminance of the image, and refines nothing. It ships.
 
 `--backend fake` measures everything around the network; tests use the same class with a gate, a log and faults. Its
 answers depend on each image alone, so a mix-up anywhere shows as a wrong matte.
@@ -41,6 +41,36 @@ def fake_artifact(input_size: tuple[int, int] = (512, 512), *, name: str = "fake
     return Artifact(Path("/nonexistent/fake-artifact"), manifest)
 
 
+def fake_refiner(side: int = 128, *, halo: int = 16, name: str = "fake-refiner", max_batch: int = 32) -> Artifact:
+    """A refiner without files, which gives every mask back as it is, and so harms none.
+
+    Args:
+        side: Of its tiles.
+        halo: Of its tiles.
+        name: What people call it.
+        max_batch: Largest batch.
+    """
+    shape = ("batch", side, side)
+    manifest = Manifest(
+        name=name,
+        kind="refine",
+        inputs=(
+            TensorSpec("image", "uint8", (*shape, 3)),
+            TensorSpec("mask", "float32", shape),
+            TensorSpec("frame", "float32", ("batch", 4)),
+        ),
+        outputs=(TensorSpec("alpha", "float32", shape),),
+        input_size=(side, side),
+        max_batch=max_batch,
+        backbone="none",
+        licence="MIT",
+        origin={"made_by": "server.backends.fake"},
+        halo=halo,
+        extra={"no_harm": {"images": 1, "worse": 0}},
+    )
+    return Artifact(Path("/nonexistent/fake-refiner"), manifest)
+
+
 def luminance(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(..., H, W, 3) uint8 RGB to (..., H, W) float32 in [0, 1]: what the fake answers."""
     return np.clip(image.astype(np.float32) @ (_LUMA / np.float32(255)), 0, 1)
@@ -64,7 +94,7 @@ class FakeOptions:
 
 
 class FakeBackend:
-    """Runs artifacts of matte kind by giving their luminance back."""
+    """Runs artifacts of matte kind by giving their luminance back, and of refine kind by giving their mask back."""
 
     def __init__(
         self, options: FakeOptions = FakeOptions(), *, before_run: Callable[[str, Arrays], None] | None = None
@@ -86,10 +116,6 @@ class FakeBackend:
         return Device("fake", self._options.max_batch, self._options.look_ahead)
 
     def load(self, artifact_id: str, artifact: Artifact) -> str:
-        if artifact.manifest.kind != "matte":
-            raise BackendFault(
-                f"{artifact_id}: the fake backend runs artifacts of kind matte, found {artifact.manifest.kind}"
-            )
         self._manifests[artifact_id] = artifact.manifest
         return "fp32"
 
@@ -102,11 +128,13 @@ class FakeBackend:
             raise BackendFault(f"{artifact_id} is not loaded")
         if self._before_run is not None:
             self._before_run(artifact_id, arrays)
-        image = arrays[manifest.inputs[0].name]
+        image = arrays["mask" if manifest.kind == "refine" else manifest.inputs[0].name]
         delay_s = self._options.delay_s + self._options.item_delay_s * len(image)
         if delay_s > 0:
             self._never.wait(delay_s)
-        return {manifest.outputs[0].name: luminance(image.astype(np.uint8, copy=False))}
+        refines = manifest.kind == "refine"
+        alpha = image.copy() if refines else luminance(image.astype(np.uint8, copy=False))
+        return {manifest.outputs[0].name: alpha}
 
     def close(self) -> None:
         self._manifests.clear()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 FAILED = 1
+_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".zip", ".tif", ".tiff", ".npy")  # that say the format
 WRONG_USAGE = 2
 
 
@@ -107,11 +108,11 @@ def _options(arguments: argparse.Namespace) -> "SegmentOptions":
 
     out = Path(arguments.out)
     values = {"output": arguments.output or "cutout"}
-    for name in ("format", "background", "foreground"):
+    for name in ("format", "background", "foreground", "depth", "refine", "crop"):
         if (value := getattr(arguments, name)) is not None:
             values[name] = value
     # `-o photo.webp` says the format, unless OUT is a folder of that name.
-    if "format" not in values and out.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg", ".zip") and not out.is_dir():
+    if "format" not in values and out.suffix.lower() in _SUFFIXES and not out.is_dir():
         values["format"] = out.suffix.lower().removeprefix(".")
     return replace(parse_options(values), timeout_s=float("inf"))
 

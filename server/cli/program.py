@@ -14,6 +14,7 @@ from server.settings import InvalidSettingsError, Settings
 _SEGMENT_SETTINGS = (
     "model",
     "models_dir",
+    "refiner",
     "backend",
     "device",
     "allow_cpu",
@@ -118,9 +119,16 @@ def _add_segment(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--output",
         default=None,
         metavar="WHAT",
-        help="cutout: colours and alpha (default). matte: alpha alone. composite: over a plain background.",
+        help="cutout: colours and alpha (default). matte: alpha alone. composite: over a plain background. "
+        "trimap: 0, 128 where unknown, 255.",
     )
-    segment.add_argument("--format", default=None, metavar="FORMAT", help="png (default), webp, or jpeg without alpha.")
+    segment.add_argument(
+        "--format",
+        default=None,
+        metavar="FORMAT",
+        help="png (default), webp, tiff, npy, zip for cutouts, or jpeg without alpha.",
+    )
+    segment.add_argument("--depth", default=None, metavar="BITS", help="Of a matte as png or tiff: 8 (default) or 16.")
     segment.add_argument(
         "--background", default=None, metavar="COLOUR", help="Behind a composite: white (default), #1e90ff, 30,144,255."
     )
@@ -130,6 +138,12 @@ def _add_segment(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="COLOURS",
         help="Of cutouts and composites where they are not opaque: estimate (default), free of the old background, or "
         "original.",
+    )
+    segment.add_argument(
+        "--refine", default=None, metavar="WHEN", help="Sharp at the image's own resolution: auto (default), off, on."
+    )
+    segment.add_argument(
+        "--crop", default=None, metavar="WHEN", help="Show the network small subjects again: off (default), auto."
     )
     segment.add_argument(
         "--keep-suffix",

@@ -76,6 +76,7 @@ class Entrant:
         account: Whose rate limit pays for it, once it is inside; None where there is none.
         fingerprint: Equal for the same request sent again, by which one that was told to come back is known; None
             where that is not to be.
+        extra_s: Seconds that answering it is expected to take beyond what others do.
     """
 
     megapixels: float
@@ -84,6 +85,7 @@ class Entrant:
     deadline: float = math.inf
     account: Account | None = None
     fingerprint: int | None = None
+    extra_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -313,9 +315,11 @@ class Admission:
         remaining, mine = entrant.deadline - now, (entrant.priority, entrant.deadline)
         ahead = sum((stay.entrant.priority, stay.entrant.deadline) <= mine for stay in self._inside)
         wait = ahead * self._seconds_per_request() if self.rate.finished >= _EVIDENCE else 0.0
-        if remaining <= 0 or wait > remaining:
+        if remaining <= 0 or wait + entrant.extra_s > remaining:
+            more = f", refinement takes {entrant.extra_s:.1f} s more" if entrant.extra_s else ""
             detail = (
-                f"{ahead} requests are ahead and take about {wait:.1f} s, but only {max(remaining, 0):.1f} s are left"
+                f"{ahead} requests are ahead and take about {wait:.1f} s{more}, "
+                f"but only {max(remaining, 0):.1f} s are left"
             )
             self._refuse("deadline", DeadlineExceededError(detail, retry_after_s=max(1, math.ceil(wait))))
 

@@ -7,7 +7,7 @@ without Prometheus.
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import (
@@ -44,11 +44,13 @@ REFUSALS = (
 )
 SHADOW_OUTCOMES = ("compared", "busy", "failed", "outdated")
 DROPS = ("expired", "cancelled", "evicted")
+STAGES = ("refined", "nothing", "dropped")
 FAULTS = ("item", "batch", "out_of_memory", "fatal")
 
 # From a cached thumbnail to the longest request the server accepts (600 s).
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _DIFFERENCES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+_SHARES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.5, 1)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -63,6 +65,9 @@ class Metrics:
         fetches: Images fetched by their URL, by `outcome` (ok, or the error's public code).
         fetch_seconds: Time of one fetch, waiting and redirects included, whatever came of it.
         fetch_bytes: Bytes of the images that were fetched whole.
+        refine_tiles: Tiles that refinement asked for.
+        refine_stages: Stages of refinement by `outcome` (`STAGES`): refined, nothing to refine, or not used.
+        refine_band_share: Share of a stage's pixels in the boundary band.
         stage_seconds: Time of one request in each `stage` (decode, queue, infer, encode, …).
         shadow_images: Answered a second time by a shadow model, or not after all, by `outcome` (`SHADOW_OUTCOMES`).
         shadow_difference: Mean |Δalpha| of one image between two artifacts (`model`, `shadow`), by `region` (whole,
@@ -91,6 +96,14 @@ class Metrics:
         self.refusals = counter("birefnet_refusals", "Requests refused at the door.", "reason", REFUSALS)
         self.dropped = counter("birefnet_dropped", "Items dropped before they cost device time.", "reason", DROPS)
         self.faults = counter("birefnet_faults", "Failures of the device.", "kind", FAULTS)
+        self.refine_tiles = Counter("birefnet_refine_tiles", "Tiles that were refined.", registry=self.registry)
+        self.refine_stages = counter("birefnet_refine_stages", "Stages of refinement.", "outcome", STAGES)
+        self.refine_band_share = Histogram(
+            "birefnet_refine_band_share",
+            "Share of a stage's pixels in the boundary band.",
+            buckets=_SHARES,
+            registry=self.registry,
+        )
         self.fetches = Counter("birefnet_fetches", "Images fetched by URL.", ["outcome"], registry=self.registry)
         self.fetch_seconds = Histogram(
             "birefnet_fetch_seconds", "Time of a fetch.", buckets=_SECONDS, registry=self.registry
@@ -182,6 +195,20 @@ class Metrics:
     def model_removed(self, labels: Mapping[str, str]) -> None:
         """Take back what `model_served` published."""
         self._models.remove_by_labels(dict(labels))
+
+    def count_refinement(self, tiles: int, band_shares: Iterable[float], outcomes: Mapping[str, int]) -> None:
+        """Count one matte that was refined.
+
+        Args:
+            tiles: Of all its stages.
+            band_shares: Of each stage, 0 to 1.
+            outcomes: Stages by outcome (`STAGES`).
+        """
+        self.refine_tiles.inc(tiles)
+        for share in band_shares:
+            self.refine_band_share.observe(share)
+        for outcome, stages in outcomes.items():
+            self.refine_stages.labels(outcome).inc(stages)
 
     def render(self) -> tuple[bytes, str]:
         """The body of `/metrics` and its content type."""

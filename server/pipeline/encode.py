@@ -14,11 +14,15 @@ from server.pipeline.decode import Metadata
 from server.pipeline.png import encode_png
 from server.pipeline.request import Output, OutputFormat
 
+Pixels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
+
 MEDIA_TYPES = {
     OutputFormat.PNG: "image/png",
     OutputFormat.WEBP: "image/webp",
     OutputFormat.JPEG: "image/jpeg",
     OutputFormat.ZIP: "application/zip",
+    OutputFormat.TIFF: "image/tiff",
+    OutputFormat.NPY: "application/x-npy",
 }
 
 ZIP_COLOUR, ZIP_ALPHA = "color.jpg", "alpha.png"
@@ -29,7 +33,12 @@ _LONGEST_SIDE = {
     OutputFormat.WEBP: 16_383,
     OutputFormat.JPEG: 65_500,
     OutputFormat.ZIP: 65_500,
+    OutputFormat.TIFF: 1_000_000,
+    OutputFormat.NPY: 1_000_000,
 }
+DEEP = (OutputFormat.PNG, OutputFormat.TIFF)
+"""Formats that carry mattes of 16 bits."""
+
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the first that there is: equal answers are equal bytes
 _UNIX, _READABLE = 3, 0o644 << 16
 _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _INCH = 0x011A, 0x011B, 0x0128, 2
@@ -50,14 +59,35 @@ class Compression:
     webp_quality: int = 90
 
 
-def formats_of(output: Output) -> tuple[OutputFormat, ...]:
+_FORMATS = {
+    Output.MATTE: (
+        OutputFormat.PNG,
+        OutputFormat.WEBP,
+        OutputFormat.JPEG,
+        OutputFormat.TIFF,
+        OutputFormat.NPY,
+    ),
+    Output.CUTOUT: (OutputFormat.PNG, OutputFormat.WEBP, OutputFormat.ZIP, OutputFormat.TIFF, OutputFormat.NPY),
+    Output.COMPOSITE: (
+        OutputFormat.PNG,
+        OutputFormat.WEBP,
+        OutputFormat.JPEG,
+        OutputFormat.TIFF,
+        OutputFormat.NPY,
+    ),
+    Output.TRIMAP: (OutputFormat.PNG, OutputFormat.WEBP, OutputFormat.TIFF, OutputFormat.NPY),
+}
+
+
+def formats_of(output: Output, depth: int = 8) -> tuple[OutputFormat, ...]:
     """The formats that can carry an output, the preferred one first."""
-    if output is Output.CUTOUT:
-        return OutputFormat.PNG, OutputFormat.WEBP, OutputFormat.ZIP
-    return OutputFormat.PNG, OutputFormat.WEBP, OutputFormat.JPEG
+    possible = _FORMATS[output]
+    if depth == 8:
+        return possible
+    return tuple(name for name in possible if name in DEEP) if output is Output.MATTE else ()
 
 
-def check_combination(output: Output, file_format: OutputFormat) -> None:
+def check_combination(output: Output, file_format: OutputFormat, depth: int = 8) -> None:
     """Refuse an output in a format that cannot carry it.
 
     Raises:
@@ -66,8 +96,20 @@ def check_combination(output: Output, file_format: OutputFormat) -> None:
     possible = formats_of(output)
     if file_format not in possible:
         names = " or ".join(f"format={name}" for name in possible)
-        reason = "a ZIP holds the two halves of a cutout" if file_format is OutputFormat.ZIP else "it has no alpha"
-        raise InvalidOptionError(f"expected {names} for output={output}, found format={file_format}: {reason}")
+        raise InvalidOptionError(
+            f"expected {names} for output={output}, found format={file_format}: {_reason(output, file_format)}"
+        )
+    if depth == 16 and (output is not Output.MATTE or file_format not in DEEP):
+        names = " or ".join(f"format={name}" for name in DEEP)
+        raise InvalidOptionError(
+            f"depth=16: expected output=matte and {names}, found output={output} and format={file_format}"
+        )
+
+
+def _reason(output: Output, file_format: OutputFormat) -> str:
+    if file_format is OutputFormat.ZIP:
+        return "a ZIP holds the two halves of a cutout"
+    return "it would blur the three values" if output is Output.TRIMAP else "it has no alpha"
 
 
 def check_size(size: tuple[int, int], file_format: OutputFormat, output: Output = Output.MATTE) -> None:
@@ -84,17 +126,22 @@ def check_size(size: tuple[int, int], file_format: OutputFormat, output: Output 
         )
 
 
-def encode(pixels: NDArray[np.uint8], file_format: OutputFormat, metadata: Metadata, compression: Compression) -> bytes:
+def encode(pixels: Pixels, file_format: OutputFormat, metadata: Metadata, compression: Compression) -> bytes:
     """Encode an answer.
 
     Args:
-        pixels: uint8; a matte (H, W), a composite (H, W, 3) or a cutout (H, W, 4).
+        pixels: uint8; a matte or trimap (H, W), a composite (H, W, 3) or a cutout (H, W, 4). A matte also as uint16 for
+            `DEEP` formats, and float32 for npy.
         file_format: One of `formats_of` the output.
         metadata: Of the upload. A matte gets its resolution but not its profile: alpha is no colour, and an RGB
             profile on a grey image is an error that decoders complain about.
         compression: Speed against bytes.
     """
     profile = None if pixels.ndim == 2 else metadata.icc_profile
+    if file_format is OutputFormat.NPY:
+        return _encode_npy(pixels)
+    if file_format is OutputFormat.TIFF:
+        return _encode_tiff(pixels, profile, metadata.dpi)
     if file_format is OutputFormat.PNG:
         return encode_png(pixels, compression.png_level, profile, metadata.dpi)
     if file_format is OutputFormat.ZIP:
@@ -111,7 +158,7 @@ def encode(pixels: NDArray[np.uint8], file_format: OutputFormat, metadata: Metad
 
 
 def _encode_jpeg(
-    pixels: NDArray[np.uint8], profile: bytes | None, dpi: tuple[float, float] | None, compression: Compression
+    pixels: Pixels, profile: bytes | None, dpi: tuple[float, float] | None, compression: Compression
 ) -> bytes:
     buffer = io.BytesIO()
     whole = tuple(round(value) for value in dpi or (0, 0))
@@ -119,10 +166,23 @@ def _encode_jpeg(
     return buffer.getvalue()
 
 
-def _encode_zip(pixels: NDArray[np.uint8], metadata: Metadata, compression: Compression) -> bytes:
+def _encode_tiff(pixels: Pixels, profile: bytes | None, dpi: tuple[float, float] | None) -> bytes:
+    buffer = io.BytesIO()
+    # LZW without prediction: twice as fast as deflate, which libtiff runs at level 6.
+    Image.fromarray(pixels).save(buffer, "TIFF", compression="tiff_lzw", icc_profile=profile, dpi=dpi)
+    return buffer.getvalue()
+
+
+def _encode_npy(pixels: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, pixels, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _encode_zip(pixels: Pixels, metadata: Metadata, compression: Compression) -> bytes:
     """Colours and alpha of a cutout as two files, stored: both are compressed already."""
     colour = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
-    alpha = np.ascontiguousarray(pixels[..., 3])
+    alpha = np.ascontiguousarray(pixels[..., 3], dtype=np.uint8)
     parts = {
         ZIP_COLOUR: _encode_jpeg(colour, metadata.icc_profile, metadata.dpi, compression),
         ZIP_ALPHA: encode_png(alpha, compression.png_level, None, metadata.dpi),

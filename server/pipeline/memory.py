@@ -22,18 +22,30 @@ ENCODING = {
     (Output.COMPOSITE, OutputFormat.PNG): 17,
     (Output.COMPOSITE, OutputFormat.WEBP): 22,
     (Output.COMPOSITE, OutputFormat.JPEG): 16,
+    (Output.MATTE, OutputFormat.TIFF): 12,
+    (Output.MATTE, OutputFormat.NPY): 14,
+    (Output.CUTOUT, OutputFormat.TIFF): 26,
+    (Output.CUTOUT, OutputFormat.NPY): 17,
+    (Output.COMPOSITE, OutputFormat.TIFF): 19,
+    (Output.COMPOSITE, OutputFormat.NPY): 14,
+    (Output.TRIMAP, OutputFormat.PNG): 11,
+    (Output.TRIMAP, OutputFormat.WEBP): 14,
+    (Output.TRIMAP, OutputFormat.TIFF): 11,
+    (Output.TRIMAP, OutputFormat.NPY): 11,
 }
 """From RGB, alpha and the coarse mask to the answer, by what comes back."""
 
 ESTIMATING = {Output.CUTOUT: 8, Output.COMPOSITE: 11}
 """What is held per pixel while foreground colours are estimated, which works in tiles of its own, before encoding."""
+REFINING = 17
+"""From RGB and the coarse mask to the refined matte, where the whole image is boundary."""
 
 _COPIES = 2  # of an upload: ours, and the decoder's
 
 
-def memory_cost(header: ImageHeader, upload_bytes: int, options: SegmentOptions) -> int:
-    """Bytes that answering a request takes at its peak: of decoding, estimating and encoding, the most counts."""
-    per_pixel = max(DECODING[header.format], ENCODING[options.output, options.format])
+def memory_cost(header: ImageHeader, upload_bytes: int, options: SegmentOptions, *, refined: bool = False) -> int:
+    """Bytes that answering a request takes at its peak: of its stages, the most counts."""
+    per_pixel = max(DECODING[header.format], ENCODING[options.output, options.format], REFINING if refined else 0)
     return _COPIES * upload_bytes + max(header.pixels * per_pixel, _estimating(header.pixels, options))
 
 

@@ -13,11 +13,11 @@ from server.engine.batching import Priority
 from server.errors import InvalidOptionError
 from server.pipeline.accept import negotiate
 from server.pipeline.encode import check_combination, formats_of
-from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
+from server.pipeline.request import Crop, Foreground, Output, OutputFormat, Refine, SegmentOptions
 
 E = TypeVar("E", bound=Enum)
 
-_FORMAT_ALIASES = {"jpg": "jpeg"}
+_FORMAT_ALIASES = {"jpg": "jpeg", "tif": "tiff"}
 _HEX = re.compile(r"[0-9a-fA-F]{3}|[0-9a-fA-F]{6}")
 _MAX_LENGTH = 200
 
@@ -50,10 +50,10 @@ def parse_options(values: Mapping[str, str], *, accept: str = "", max_timeout_s:
     if fields.get("timeout_s", 0.0) > max_timeout_s:
         most, found = round(max_timeout_s * 1000), values["timeout_ms"]
         raise InvalidOptionError(f"timeout_ms: expected 1 to {most} milliseconds, found {found!r}")
-    if "format" in fields:
-        check_combination(output, fields["format"])
-    else:
-        fields["format"] = negotiate(accept, formats_of(output))
+    depth = fields.get("depth", 8)
+    if "format" not in fields:
+        fields["format"] = negotiate(accept, formats_of(output, depth) or formats_of(output))
+    check_combination(output, fields["format"], depth)
     return SegmentOptions(**fields)
 
 
@@ -98,6 +98,12 @@ def _parse_timeout(name: str, text: str) -> float:
     return int(text) / 1000
 
 
+def _parse_depth(name: str, text: str) -> int:
+    if text.strip() not in ("8", "16"):
+        raise InvalidOptionError(f"{name}: expected 8 | 16, found {_short(text)}")
+    return int(text)
+
+
 def _parse_model(name: str, text: str) -> str:
     written = text.strip()
     if not written:
@@ -110,6 +116,9 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "format": _choice(OutputFormat, _FORMAT_ALIASES),
     "background": parse_colour,
     "foreground": _choice(Foreground, {}),
+    "depth": _parse_depth,
+    "refine": _choice(Refine, {}),
+    "crop": _choice(Crop, {}),
     "model": _parse_model,
     "priority": _choice(Priority, {}),
     "timeout_ms": _parse_timeout,

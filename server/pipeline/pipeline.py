@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from matting.refinement import Report
 from server.engine import Engine, Item, Outcome
 from server.engine.admission import Admission, Entrant, Stay
 from server.engine.items import cancelled_for
@@ -19,9 +20,11 @@ from server.pipeline.header import ImageHeader, ImageLimits, read_header
 from server.pipeline.memory import memory_cost
 from server.pipeline.models import Model, Models
 from server.pipeline.pool import HostPool, HostWork
+from server.pipeline.refiner import Refiner
+from server.pipeline.refining import Errand, Refinements, RefinePlan
 from server.pipeline.request import ImageUrl, SegmentOptions, SegmentRequest, SegmentResult, fingerprint
 from server.pipeline.shadow import Sample, Shadow, ShadowLimits
-from server.pipeline.stages import Prepared, answer, prepare
+from server.pipeline.stages import COLOURLESS, Prepared, answer, prepare
 
 _MIB = 1 << 20
 
@@ -35,7 +38,8 @@ class PipelineLimits:
         timeout_s: Of requests that do not say.
         max_timeout_s: Longer ones are cut to it.
         compression: Of the answers.
-        scaled_decode: Decode large JPEGs at a reduced scale for mattes.
+        scaled_decode: Decode large JPEGs at a reduced scale for mattes that are not refined.
+        refiner: Refines mattes; without it the guided filter does, where that is asked for.
     """
 
     image: ImageLimits = field(default_factory=ImageLimits)
@@ -43,6 +47,7 @@ class PipelineLimits:
     max_timeout_s: float = 600.0
     compression: Compression = field(default_factory=Compression)
     scaled_decode: bool = False
+    refiner: Refiner | None = None
 
 
 class Pipeline:
@@ -66,6 +71,7 @@ class Pipeline:
         self._pool = pool
         self._metrics = metrics
         self._clock = pool.clock
+        self._refinements = Refinements(engine, pool, metrics, limits.refiner)
 
     @property
     def useful_concurrency(self) -> int:
@@ -84,7 +90,7 @@ class Pipeline:
             ServerError: As `Admission.check`.
         """
         options = request.options
-        check_combination(options.output, options.format)
+        check_combination(options.output, options.format, options.depth)
         model = self.models.find(options.model)
         timeout_s = self._timeout_s(options, model)
         deadline = self._clock() + timeout_s
@@ -113,19 +119,21 @@ class Pipeline:
                 "image_url: this server fetches no images (its setting allow_urls is off); expected the image itself"
             )
         del request
-        check_combination(options.output, options.format)
+        check_combination(options.output, options.format, options.depth)
         with self.models.borrow(options.model) as model:
             deadline = arrived + self._timeout_s(options, model)
             header = await self._read_header(image, deadline)
             check_size(header.size, options.format, options.output)
-            memory = self._memory_cost(header, len(image), options)
-            entrant = Entrant(header.megapixels, memory, options.priority, deadline, account, known_by)
+            plan = self._refinements.plan(options, header.size, model.manifest)
+            memory = self._memory_cost(header, len(image), options, refined=plan is not None)
+            extra_s = self._refinements.expected_s(plan, header.megapixels)
+            entrant = Entrant(header.megapixels, memory, options.priority, deadline, account, known_by, extra_s)
             with (
                 self._admission.enter(entrant) as stay,
                 self.quotas.enter(model.name, model.limits, header.megapixels, memory),
             ):
                 sampled = image if self.shadow.chooses(model) else None
-                call = _Call(options, model, header, request_id, stay, arrived, image, sampled)
+                call = _Call(options, model, header, request_id, stay, arrived, image, sampled, plan)
                 del image, sampled
                 return await self._serve(call)
 
@@ -136,8 +144,9 @@ class Pipeline:
         except TimeoutError as error:
             raise DeadlineExceededError("the deadline passed before the header of the image was read") from error
 
-    def _memory_cost(self, header: ImageHeader, upload_bytes: int, options: SegmentOptions) -> int:
-        cost, most = memory_cost(header, upload_bytes, options), self._admission.limits.max_memory_bytes
+    def _memory_cost(self, header: ImageHeader, upload_bytes: int, options: SegmentOptions, *, refined: bool) -> int:
+        cost = memory_cost(header, upload_bytes, options, refined=refined)
+        most = self._admission.limits.max_memory_bytes
         if cost > most:
             raise ImageTooLargeError(
                 f"expected a request that needs at most {most / _MIB:.0f} MiB of memory, found one that needs "
@@ -155,11 +164,12 @@ class Pipeline:
         with self._pool.plan(encoding):
             prepared = await self._prepare(call)
             outcome = await self._infer(call, prepared)
+            coarse = cast("NDArray[np.float32]", outcome.arrays[call.model.manifest.outputs[0].name])
+            alpha, report = await self._refine(call, prepared, coarse)
         call.stay.waits = False
         size = prepared.size
-        coarse = cast("NDArray[np.float32]", outcome.arrays[call.model.manifest.outputs[0].name])
-        work = partial(answer, prepared, coarse, call.options, self.limits.compression)
-        del prepared
+        work = partial(answer, prepared, alpha, call.options, self.limits.compression)
+        del prepared, alpha
         encoded = await self._pool.run(work, call.deadline, encoding)
         call.spend("queue", encoded.waited_s)
         call.spend("encode", encoded.worked_s)
@@ -169,7 +179,7 @@ class Pipeline:
             self.shadow.offer(Sample(call.model, call.sampled, call.header, coarse, call.request_id))
         media_type, model = MEDIA_TYPES[call.options.format], call.model
         return SegmentResult(
-            encoded.result, media_type, size, model.name, outcome.batch_size, call.stage_s, model.artifact_id
+            encoded.result, media_type, size, model.name, outcome.batch_size, call.stage_s, model.artifact_id, report
         )
 
     async def _prepare(self, call: "_Call") -> Prepared:
@@ -178,7 +188,7 @@ class Pipeline:
             call.take_image(),
             call.header,
             call.model.manifest.input_size,
-            call.options.output,
+            colours=call.plan is not None or call.options.output not in COLOURLESS,
             scaled_decode=self.limits.scaled_decode,
         )
         try:
@@ -208,6 +218,18 @@ class Pipeline:
         call.spend("infer", outcome.inference_s)
         return outcome
 
+    async def _refine(
+        self, call: "_Call", prepared: Prepared, coarse: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], Report | None]:
+        """The matte at image size, where that was asked for, and how it was made; else the coarse mask."""
+        if call.plan is None or prepared.rgb is None:
+            return coarse, None
+        began = self._clock()
+        errand = Errand(call.model.artifact_id, call.model.manifest, call.deadline, call.request_id, call.host_work(""))
+        refined = await self._refinements.run(call.plan, errand, prepared.rgb, coarse)
+        call.spend("refine", self._clock() - began)
+        return refined.alpha, refined.report
+
 
 @dataclass(slots=True)
 class _Call:
@@ -221,6 +243,7 @@ class _Call:
     arrived: float
     image: bytes | None = field(repr=False)
     sampled: bytes | None = field(repr=False)  # the upload again, kept for the shadow until it is answered
+    plan: RefinePlan | None = None
     stage_s: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -22,12 +22,12 @@ _TO_OPENCV = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
 
 
 def encode_png(
-    pixels: NDArray[np.uint8], level: int, icc_profile: bytes | None, dpi: tuple[float, float] | None
+    pixels: NDArray[np.integer | np.floating], level: int, icc_profile: bytes | None, dpi: tuple[float, float] | None
 ) -> bytes:
     """Encode grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4) pixels, losslessly.
 
     Args:
-        pixels: uint8.
+        pixels: uint8, or uint16 where they are grey.
         level: 0 stores, 1 is fast, 9 is smallest and very slow.
         icc_profile: Of the colours; must fit the channels.
         dpi: Horizontal and vertical pixels per inch.

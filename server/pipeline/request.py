@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from matting.refinement import Report
 from server.access import Account
 from server.engine.batching import Priority
 
@@ -14,6 +15,7 @@ class Output(StrEnum):
     MATTE = "matte"  # the alpha matte alone, one channel
     CUTOUT = "cutout"  # RGBA, straight alpha
     COMPOSITE = "composite"  # RGB, the cutout over a colour
+    TRIMAP = "trimap"  # 0 background, 128 unknown, 255 foreground, one channel
 
 
 class OutputFormat(StrEnum):
@@ -23,6 +25,23 @@ class OutputFormat(StrEnum):
     WEBP = "webp"
     JPEG = "jpeg"
     ZIP = "zip"  # a cutout as two files: its colours as JPEG, its alpha as PNG
+    TIFF = "tiff"
+    NPY = "npy"  # the array alone, as numpy.load reads it; a matte as float32 in [0, 1]
+
+
+class Refine(StrEnum):
+    """Whether the matte is refined at the image's own resolution."""
+
+    AUTO = "auto"  # of large images, if a refiner is served that was shown not to harm
+    OFF = "off"
+    ON = "on"  # of all that are larger than the network's canvas; without a refiner by the guided filter
+
+
+class Crop(StrEnum):
+    """Whether the network sees a small subject again, larger."""
+
+    OFF = "off"
+    AUTO = "auto"
 
 
 class Foreground(StrEnum):
@@ -44,6 +63,9 @@ class SegmentOptions:
         priority: Which of the waiting requests goes first.
         timeout_s: Seconds from arrival until the answer is worthless; None is the server's default.
         foreground: The colours of cutouts and composites.
+        depth: Bits of a matte's samples, 8 or 16.
+        refine: Whether the matte is refined.
+        crop: Whether the network sees a small subject again.
     """
 
     output: Output = Output.MATTE
@@ -53,6 +75,9 @@ class SegmentOptions:
     priority: Priority = Priority.NORMAL
     timeout_s: float | None = None
     foreground: Foreground = Foreground.ESTIMATE
+    depth: int = 8
+    refine: Refine = Refine.AUTO
+    crop: Crop = Crop.OFF
 
 
 _END_BYTES = 16 * 1024
@@ -94,8 +119,9 @@ class SegmentResult:
         size: (height, width) of the answer, after EXIF orientation.
         model: Name of the model that made it.
         batch_size: How many items shared the device with this one.
-        stage_s: Seconds by stage (fetch, decode, queue, infer, encode), in the order in which they ran.
+        stage_s: Seconds by stage (fetch, decode, queue, infer, refine, encode), in the order in which they ran.
         artifact: Id of the artifact that was served under that name: which one it was before or after a replacement.
+        refinement: What was done to the matte at the image's own resolution; None where nothing was asked for.
     """
 
     body: bytes = field(repr=False)
@@ -105,6 +131,7 @@ class SegmentResult:
     batch_size: int
     stage_s: Mapping[str, float]
     artifact: str = ""
+    refinement: Report | None = None
 
 
 def fingerprint(request: SegmentRequest) -> int:

@@ -32,7 +32,6 @@ from server.errors import InvalidOptionError, ServerError
 from server.observability.metrics import Metrics
 from server.pipeline.header import ImageHeader
 from server.pipeline.models import Model, Models
-from server.pipeline.request import Output
 from server.pipeline.stages import prepare
 from server.pipeline.study import ShadowPlan, Study
 
@@ -173,7 +172,7 @@ class Shadow:
             ids = (sample.model.artifact_id, model.artifact_id)
             inputs, outputs = model.manifest.inputs[0], model.manifest.outputs[0]
             size, scaled = model.manifest.input_size, self._limits.scaled_decode
-            read = partial(prepare, sample.image, sample.header, size, Output.MATTE, scaled_decode=scaled)
+            read = partial(prepare, sample.image, sample.header, size, colours=False, scaled_decode=scaled)
             canvas = (await self._in_thread(read)).canvas
             try:
                 async with asyncio.timeout(self._limits.patience_s):

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from matting.composition import composite, cutout, to_uint8, with_input_alpha
+from matting.composition import composite, cutout, to_uint8, to_uint16, with_input_alpha
 from matting.foreground import estimate_foreground
 from matting.geometry import fit, restore
+from matting.trimap import trimap
 from server.pipeline.decode import Metadata, decode
-from server.pipeline.encode import Compression, encode
+from server.pipeline.encode import Compression, Pixels, encode
 from server.pipeline.header import ImageHeader
-from server.pipeline.request import Foreground, Output, SegmentOptions
+from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
+
+COLOURLESS = (Output.MATTE, Output.TRIMAP)
+"""Outputs that need none of the image's colours."""
 
 _SCALED_DECODE_FACTOR = 2
 """A reduced decode must still be this many times the working size; see `tests/parity/test_scaled_decode.py`."""
@@ -41,7 +45,7 @@ class Prepared:
 
 
 def prepare(
-    data: bytes, header: ImageHeader, working_size: tuple[int, int], output: Output, *, scaled_decode: bool
+    data: bytes, header: ImageHeader, working_size: tuple[int, int], *, colours: bool, scaled_decode: bool
 ) -> Prepared:
     """Decode an upload and squash it to the working size.
 
@@ -49,38 +53,39 @@ def prepare(
         data: The encoded image.
         header: Of it.
         working_size: (height, width) that the network sees.
-        output: What the client wants; a matte needs no colours at image size.
-        scaled_decode: Decode large JPEGs at a reduced scale where a matte is all that is wanted.
+        colours: Whether the image itself is needed after the network has seen it.
+        scaled_decode: Decode large JPEGs at a reduced scale where it is not.
 
     Raises:
         CorruptImageError: The image is truncated or damaged.
         NotAnImageError: Its samples are of a kind that is not read here.
     """
     height, width = (side * _SCALED_DECODE_FACTOR for side in working_size)
-    at_least = (height, width) if scaled_decode and output is Output.MATTE else None
+    at_least = (height, width) if scaled_decode and not colours else None
     decoded = decode(data, header, at_least)
     canvas = fit(decoded.rgb, working_size)
-    rgb = None if output is Output.MATTE else decoded.rgb
+    rgb = decoded.rgb if colours else None
     return Prepared(canvas, rgb, decoded.alpha, decoded.size, decoded.metadata)
 
 
-def answer(prepared: Prepared, coarse: NDArray[np.float32], options: SegmentOptions, compression: Compression) -> bytes:
-    """Make the answer of the network's: restore, compose, encode. `prepared` gives its pixels away.
+def answer(prepared: Prepared, alpha: NDArray[np.float32], options: SegmentOptions, compression: Compression) -> bytes:
+    """Make the answer: restore, compose, encode. `prepared` gives its pixels away.
 
     Args:
         prepared: As `prepare` made it.
-        coarse: (h, w) float32 in [0, 1], at the working size.
+        alpha: (h, w) float32 in [0, 1]: the network's answer, or what was refined to image size.
         options: What the client wants.
         compression: How hard to try.
     """
-    return encode(_compose(prepared, coarse, options), options.format, prepared.metadata, compression)
+    return encode(_compose(prepared, alpha, options), options.format, prepared.metadata, compression)
 
 
-def _compose(prepared: Prepared, coarse: NDArray[np.float32], options: SegmentOptions) -> NDArray[np.uint8]:
-    alpha = with_input_alpha(restore(coarse, prepared.size), prepared.alpha)
+def _compose(prepared: Prepared, alpha: NDArray[np.float32], options: SegmentOptions) -> Pixels:
+    alpha = with_input_alpha(restore(alpha, prepared.size), prepared.alpha)
     rgb, prepared.rgb, prepared.alpha = prepared.rgb, None, None
-    if rgb is None:
-        return to_uint8(alpha)
+    if rgb is None or options.output in COLOURLESS:
+        del rgb
+        return _plane(alpha, options)
     estimate = options.foreground is Foreground.ESTIMATE
     if options.output is Output.CUTOUT:
         rgba = cutout(rgb, alpha)
@@ -91,3 +96,12 @@ def _compose(prepared: Prepared, coarse: NDArray[np.float32], options: SegmentOp
     colours = estimate_foreground(rgb, to_uint8(alpha)) if estimate else rgb
     del rgb
     return composite(colours, alpha, options.background)
+
+
+def _plane(alpha: NDArray[np.float32], options: SegmentOptions) -> Pixels:
+    """An answer without colours."""
+    if options.output is Output.TRIMAP:
+        return trimap(alpha)
+    if options.format is OutputFormat.NPY:
+        return alpha
+    return to_uint16(alpha) if options.depth == 16 else to_uint8(alpha)

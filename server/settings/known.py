@@ -75,6 +75,14 @@ class Settings(BaseModel):
         0.01, description="With shadow_model: share of the requests that are answered again, 0 to 1."
     )
 
+    refiner: str = Field(
+        "embedded",
+        min_length=1,
+        description="What makes mattes sharp at the image's own resolution, for all models: embedded is the refiner in "
+        "the package, a path is an artifact directory of kind refine, and none leaves it to the guided filter, for "
+        "requests that ask for it. It costs memory and time until ready.",
+    )
+
     # What it runs on
     backend: Literal["ort", "fake"] = Field(
         "ort",

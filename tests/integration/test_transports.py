@@ -6,6 +6,7 @@ import re
 import zipfile
 
 import grpc
+import numpy as np
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
@@ -29,7 +30,14 @@ OPTIONS = [
         {"output": "cutout", "foreground": "original"},
         {"output": pb.OUTPUT_CUTOUT, "foreground": pb.FOREGROUND_ORIGINAL},
     ),
+    ({"output": "trimap"}, {"output": pb.OUTPUT_TRIMAP}),
+    ({"depth": "16", "format": "tiff"}, {"depth": 16, "format": pb.FORMAT_TIFF}),
 ]
+
+
+def luminous_disc(height: int, width: int) -> bytes:
+    """A white disc on black, whose matte, from the fake device, is itself."""
+    return png(np.rint(disc(height, width).alpha * 255).astype(np.uint8))
 
 
 def parts_of(body: bytes) -> list[bytes]:
@@ -40,7 +48,9 @@ def parts_of(body: bytes) -> list[bytes]:
         return [archive.read(name) for name in archive.namelist()]
 
 
-@pytest.mark.parametrize(("rest", "rpc"), OPTIONS, ids=["matte", "cutout", "webp", "zip", "composite", "original"])
+@pytest.mark.parametrize(
+    ("rest", "rpc"), OPTIONS, ids=["matte", "cutout", "webp", "zip", "composite", "original", "trimap", "deep"]
+)
 async def test_the_same_image_gives_the_same_bytes_over_both_transports(rest, rpc):
     image = rotated_jpeg(disc(60, 90).image, 6)
     async with running_server() as server:
@@ -54,6 +64,33 @@ async def test_the_same_image_gives_the_same_bytes_over_both_transports(rest, rp
         with Image.open(io.BytesIO(part)) as opened:
             assert opened.size == (60, 90)
     assert response.headers["x-model"] == answer.model == "fake"
+
+
+async def test_refinement_is_the_same_over_both_transports_and_says_what_it_did():
+    image = luminous_disc(1200, 800)
+    async with running_server() as server:
+        response = await server.post(image, refine="on")
+        answer = await server.call(image, refine=pb.REFINE_ON)
+        plain = await server.post(image)
+    assert response.content == answer.image == plain.content  # the fake refiner changes nothing
+    stages = answer.refinement.stages
+    assert [(stage.width, stage.height) for stage in stages] == [(400, 600), (800, 1200)]
+    tiles = sum(stage.tiles for stage in stages)
+    assert response.headers["x-refine"] == f"stages=2, tiles={tiles}, dropped=0"
+    assert tiles > 4
+    assert all(0 < stage.band_share < 0.35 and not stage.dropped for stage in stages)
+    assert "refine;dur=" in response.headers["server-timing"]
+    assert "x-refine" not in plain.headers
+
+
+async def test_large_images_are_refined_unless_nobody_wants_it():
+    image = luminous_disc(512, 2048)
+    async with running_server() as server:
+        assert "x-refine" in (await server.post(image)).headers
+        assert "x-refine" not in (await server.post(image, refine="off")).headers
+    async with running_server(refiner="none") as server:
+        assert "x-refine" not in (await server.post(image)).headers
+        assert "x-refine" in (await server.post(image, refine="on")).headers
 
 
 async def test_every_form_of_upload_gives_the_same_matte():
@@ -233,7 +270,7 @@ async def test_the_self_description_is_complete():
     assert docs.status_code == 200
     post = openapi["paths"]["/segment"]["post"]
     assert {parameter["name"] for parameter in post["parameters"]} == {
-        *("output", "format", "background", "foreground", "model", "priority", "timeout_ms")
+        *("output", "format", "background", "foreground", "depth", "refine", "crop", "model", "priority", "timeout_ms")
     }
     assert {"200", "400", "404", "413", "415", "422", "429", "500", "503", "504"} <= set(post["responses"])
     assert set(post["responses"]["429"]["content"]) == {"application/problem+json"}

@@ -25,6 +25,7 @@ VALUES = {
     "model_limits": ("a max_requests=3, b share=0.5 timeout_s=9", ("a max_requests=3", "b share=0.5 timeout_s=9")),
     "shadow_model": ("b", "b"),
     "shadow_share": ("0.5", 0.5),
+    "refiner": ("/refiner", "/refiner"),
     "backend": ("FAKE", "fake"),
     "device": ("cpu", "cpu"),
     "allow_cpu": ("yes", True),

@@ -39,6 +39,8 @@ class _OutputEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Output.ValueTy
     """RGBA, straight alpha"""
     OUTPUT_COMPOSITE: _Output.ValueType  # 3
     """RGB, the cutout over `background`"""
+    OUTPUT_TRIMAP: _Output.ValueType  # 4
+    """0 background, 128 unknown, 255 foreground, one channel"""
 
 class Output(_Output, metaclass=_OutputEnumTypeWrapper):
     """What comes back."""
@@ -51,6 +53,8 @@ OUTPUT_CUTOUT: Output.ValueType  # 2
 """RGBA, straight alpha"""
 OUTPUT_COMPOSITE: Output.ValueType  # 3
 """RGB, the cutout over `background`"""
+OUTPUT_TRIMAP: Output.ValueType  # 4
+"""0 background, 128 unknown, 255 foreground, one channel"""
 Global___Output: _TypeAlias = Output  # noqa: Y015
 
 class _Format:
@@ -67,6 +71,9 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     """has no alpha channel, so never a cutout"""
     FORMAT_ZIP: _Format.ValueType  # 4
     """a cutout alone: color.jpg, its colours, and alpha.png, its grey alpha, both stored"""
+    FORMAT_TIFF: _Format.ValueType  # 5
+    FORMAT_NPY: _Format.ValueType  # 6
+    """what numpy.load reads: a matte as float32 from 0 to 1, everything else as bytes"""
 
 class Format(_Format, metaclass=_FormatEnumTypeWrapper):
     """How it is encoded."""
@@ -79,6 +86,9 @@ FORMAT_JPEG: Format.ValueType  # 3
 """has no alpha channel, so never a cutout"""
 FORMAT_ZIP: Format.ValueType  # 4
 """a cutout alone: color.jpg, its colours, and alpha.png, its grey alpha, both stored"""
+FORMAT_TIFF: Format.ValueType  # 5
+FORMAT_NPY: Format.ValueType  # 6
+"""what numpy.load reads: a matte as float32 from 0 to 1, everything else as bytes"""
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
 class _Priority:
@@ -127,6 +137,52 @@ FOREGROUND_ORIGINAL: Foreground.ValueType  # 2
 """the image's own"""
 Global___Foreground: _TypeAlias = Foreground  # noqa: Y015
 
+class _Refine:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RefineEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Refine.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REFINE_UNSPECIFIED: _Refine.ValueType  # 0
+    """auto"""
+    REFINE_AUTO: _Refine.ValueType  # 1
+    """from 2048 pixels on, if there is a refiner that was shown not to harm"""
+    REFINE_OFF: _Refine.ValueType  # 2
+    REFINE_ON: _Refine.ValueType  # 3
+    """always; without a refiner, by the guided filter"""
+
+class Refine(_Refine, metaclass=_RefineEnumTypeWrapper):
+    """Whether the matte is made sharp at the image's own resolution."""
+
+REFINE_UNSPECIFIED: Refine.ValueType  # 0
+"""auto"""
+REFINE_AUTO: Refine.ValueType  # 1
+"""from 2048 pixels on, if there is a refiner that was shown not to harm"""
+REFINE_OFF: Refine.ValueType  # 2
+REFINE_ON: Refine.ValueType  # 3
+"""always; without a refiner, by the guided filter"""
+Global___Refine: _TypeAlias = Refine  # noqa: Y015
+
+class _Crop:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CropEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Crop.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CROP_UNSPECIFIED: _Crop.ValueType  # 0
+    """off"""
+    CROP_OFF: _Crop.ValueType  # 1
+    CROP_AUTO: _Crop.ValueType  # 2
+
+class Crop(_Crop, metaclass=_CropEnumTypeWrapper):
+    """Whether the network sees a small subject again, larger."""
+
+CROP_UNSPECIFIED: Crop.ValueType  # 0
+"""off"""
+CROP_OFF: Crop.ValueType  # 1
+CROP_AUTO: Crop.ValueType  # 2
+Global___Crop: _TypeAlias = Crop  # noqa: Y015
+
 @_typing.final
 class SegmentOptions(_message.Message):
     """How an image is to be answered. A field that this server does not know is an error, never ignored."""
@@ -139,7 +195,10 @@ class SegmentOptions(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    REFINE_FIELD_NUMBER: _builtins.int
     FOREGROUND_FIELD_NUMBER: _builtins.int
+    CROP_FIELD_NUMBER: _builtins.int
     output: Global___Output.ValueType
     format: Global___Format.ValueType
     background: _builtins.str
@@ -149,7 +208,11 @@ class SegmentOptions(_message.Message):
     priority: Global___Priority.ValueType
     timeout_ms: _builtins.int
     """from arrival; 0 is the server's default. The deadline of the call holds as well."""
+    depth: _builtins.int
+    """bits of a matte's samples, 8 or 16; 0 is 8"""
+    refine: Global___Refine.ValueType
     foreground: Global___Foreground.ValueType
+    crop: Global___Crop.ValueType
     def __init__(
         self,
         *,
@@ -159,11 +222,14 @@ class SegmentOptions(_message.Message):
         model: _builtins.str = ...,
         priority: Global___Priority.ValueType = ...,
         timeout_ms: _builtins.int = ...,
+        depth: _builtins.int = ...,
+        refine: Global___Refine.ValueType = ...,
         foreground: Global___Foreground.ValueType = ...,
+        crop: Global___Crop.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "foreground", b"foreground", "format", b"format", "model", b"model", "output", b"output", "priority", b"priority", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "crop", b"crop", "depth", b"depth", "foreground", b"foreground", "format", b"format", "model", b"model", "output", b"output", "priority", b"priority", "refine", b"refine", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -212,7 +278,7 @@ class StageTime(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """fetch, decode, queue, infer, encode"""
+    """fetch, decode, queue, infer, refine, encode"""
     seconds: _builtins.float
     def __init__(
         self,
@@ -229,6 +295,65 @@ class StageTime(_message.Message):
 Global___StageTime: _TypeAlias = StageTime  # noqa: Y015
 
 @_typing.final
+class RefinedStage(_message.Message):
+    """What one stage of refinement did, at one size of the image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    TILES_FIELD_NUMBER: _builtins.int
+    BAND_SHARE_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    width: _builtins.int
+    height: _builtins.int
+    tiles: _builtins.int
+    band_share: _builtins.float
+    """of its pixels, in the boundary band"""
+    dropped: _builtins.str
+    """why it was not used; empty if it was"""
+    def __init__(
+        self,
+        *,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        tiles: _builtins.int = ...,
+        band_share: _builtins.float = ...,
+        dropped: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["band_share", b"band_share", "dropped", b"dropped", "height", b"height", "tiles", b"tiles", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefinedStage: _TypeAlias = RefinedStage  # noqa: Y015
+
+@_typing.final
+class Refinement(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGES_FIELD_NUMBER: _builtins.int
+    CROPPED_FIELD_NUMBER: _builtins.int
+    cropped: _builtins.bool
+    """the network saw the subject again, larger"""
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefinedStage]: ...
+    def __init__(
+        self,
+        *,
+        stages: _abc.Iterable[Global___RefinedStage] | None = ...,
+        cropped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cropped", b"cropped", "stages", b"stages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Refinement: _TypeAlias = Refinement  # noqa: Y015
+
+@_typing.final
 class SegmentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -241,6 +366,7 @@ class SegmentResponse(_message.Message):
     STAGES_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     ARTIFACT_FIELD_NUMBER: _builtins.int
+    REFINEMENT_FIELD_NUMBER: _builtins.int
     image: _builtins.bytes
     """the encoded answer"""
     media_type: _builtins.str
@@ -260,6 +386,10 @@ class SegmentResponse(_message.Message):
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTime]:
         """in the order in which they ran"""
 
+    @_builtins.property
+    def refinement(self) -> Global___Refinement:
+        """absent where nothing was refined"""
+
     def __init__(
         self,
         *,
@@ -272,10 +402,11 @@ class SegmentResponse(_message.Message):
         stages: _abc.Iterable[Global___StageTime] | None = ...,
         id: _builtins.str = ...,
         artifact: _builtins.str = ...,
+        refinement: Global___Refinement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refinement", b"refinement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "batch_size", b"batch_size", "height", b"height", "id", b"id", "image", b"image", "media_type", b"media_type", "model", b"model", "stages", b"stages", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "batch_size", b"batch_size", "height", b"height", "id", b"id", "image", b"image", "media_type", b"media_type", "model", b"model", "refinement", b"refinement", "stages", b"stages", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,7 @@ from server.api.status import CLIENT_CLOSED_REQUEST, STATUSES
 from server.engine.batching import Priority
 from server.pipeline.encode import MEDIA_TYPES, ZIP_ALPHA, ZIP_COLOUR
 from server.pipeline.options import OPTIONS
-from server.pipeline.request import Foreground, Output, OutputFormat
+from server.pipeline.request import Crop, Foreground, Output, OutputFormat, Refine
 
 ADMIN_PREFIX = "/admin/"
 """What begins with it is for administrators."""
@@ -21,13 +21,21 @@ _OPTION_SCHEMAS: dict[str, dict[str, Any]] = {
         "type": "string",
         "enum": [str(output) for output in Output],
         "default": "matte",
-        "description": "What comes back: the alpha matte, the cutout (straight alpha), or the cutout over a colour.",
+        "description": "What comes back: the alpha matte, the cutout (straight alpha), the cutout over a "
+        "colour, or a trimap (0 background, 128 unknown, 255 foreground).",
     },
     "format": {
         "type": "string",
         "enum": [*(str(file_format) for file_format in OutputFormat), "jpg"],
         "description": "Encoding of the answer. Without it the Accept header decides, else PNG. A cutout cannot be "
-        f"jpeg; nothing else can be zip, which holds `{ZIP_COLOUR}`, the colours, and `{ZIP_ALPHA}`, the grey alpha.",
+        f"jpeg; nothing else can be zip, which holds `{ZIP_COLOUR}`, the colours, and `{ZIP_ALPHA}`, the grey alpha. "
+        "npy is what numpy.load reads: a matte as float32 from 0 to 1, everything else as bytes.",
+    },
+    "depth": {
+        "type": "integer",
+        "enum": [8, 16],
+        "default": 8,
+        "description": "Bits of a matte's samples; 16 as png or tiff.",
     },
     "background": {
         "type": "string",
@@ -40,6 +48,19 @@ _OPTION_SCHEMAS: dict[str, dict[str, Any]] = {
         "default": "estimate",
         "description": "Colours of a cutout or composite where it is not opaque: estimated ones, free of the old "
         "background, or the image's own.",
+    },
+    "refine": {
+        "type": "string",
+        "enum": [str(refine) for refine in Refine],
+        "default": "auto",
+        "description": "Whether the matte is made sharp at the image's own resolution. auto: from 2048 pixels on, if "
+        "this server has a refiner that was shown not to harm. on: always; without a refiner, by the guided filter.",
+    },
+    "crop": {
+        "type": "string",
+        "enum": [str(crop) for crop in Crop],
+        "default": "off",
+        "description": "auto: where the subject is small, the network sees it again, larger.",
     },
     "model": {"type": "string", "description": "A name of `/models`. Without it, the default model."},
     "priority": {
@@ -104,7 +125,8 @@ def segment_responses() -> dict[int | str, dict[str, Any]]:
         "X-Model": "Name of the model that made the answer.",
         "X-Artifact": "Which artifact was served under that name then: name, `@`, and the beginning of its SHA-256.",
         "X-Batch-Size": "How many images shared the device with this one.",
-        "Server-Timing": "Milliseconds in fetch (of a URL), decode, queue, infer, encode.",
+        "Server-Timing": "Milliseconds in fetch (of a URL), decode, queue, infer, refine, encode.",
+        "X-Refine": "Stages and tiles that were refined, and stages that were not used; absent without refinement.",
         "X-RateLimit-Limit": "Megapixels per minute of this API key's account; absent without a limit.",
         "X-RateLimit-Remaining": "Megapixels that are left now.",
         "X-RateLimit-Reset": "Seconds until all of them are there again.",

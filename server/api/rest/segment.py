@@ -57,4 +57,8 @@ def _respond(result: SegmentResult) -> Response:
         "X-Batch-Size": str(result.batch_size),
         "Server-Timing": ", ".join(f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in result.stage_s.items()),
     }
+    if (report := result.refinement) is not None:
+        headers["X-Refine"] = f"stages={len(report.stages)}, tiles={report.tiles}, dropped={report.dropped}"
+        if report.crop is not None:
+            headers["X-Refine"] += ", cropped"
     return Response(result.body, media_type=result.media_type, headers=headers)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from matting.refinement import Report
 from protos.matting.v1 import matting_pb2 as pb
 from server.access import Account
 from server.access.gate import CHALLENGE
@@ -14,7 +15,14 @@ from server.errors import BodyTooLargeError, EmptyBodyError, InvalidOptionError,
 from server.pipeline.options import parse_options
 from server.pipeline.request import ImageUrl, SegmentOptions, SegmentRequest, SegmentResult
 
-_ENUMS = {"output": pb.Output, "format": pb.Format, "priority": pb.Priority, "foreground": pb.Foreground}
+_ENUMS = {
+    "output": pb.Output,
+    "format": pb.Format,
+    "priority": pb.Priority,
+    "foreground": pb.Foreground,
+    "refine": pb.Refine,
+    "crop": pb.Crop,
+}
 
 
 def read_request(
@@ -59,6 +67,7 @@ def write_answer(result: SegmentResult, message_id: str) -> pb.SegmentResponse:
         stages=[pb.StageTime(stage=stage, seconds=seconds) for stage, seconds in result.stage_s.items()],
         id=message_id,
         artifact=result.artifact,
+        refinement=_refinement(result.refinement) if result.refinement is not None else None,
     )
 
 
@@ -93,6 +102,20 @@ def valid_text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def _refinement(report: Report) -> pb.Refinement:
+    stages = [
+        pb.RefinedStage(
+            width=stage.size[1],
+            height=stage.size[0],
+            tiles=stage.tiles,
+            band_share=stage.band_share,
+            dropped=stage.dropped,
+        )
+        for stage in report.stages
+    ]
+    return pb.Refinement(stages=stages, cropped=report.crop is not None)
+
+
 def _read_image(message: pb.SegmentRequest, max_bytes: int) -> bytes | ImageUrl:
     if message.WhichOneof("source") == "image_url":
         return ImageUrl(message.image_url)
@@ -123,5 +146,10 @@ def _read_options(message: pb.SegmentOptions, max_timeout_s: float) -> SegmentOp
 
 
 def _scalars(message: pb.SegmentOptions) -> Mapping[str, str]:
-    given = {"background": message.background, "model": message.model, "timeout_ms": str(message.timeout_ms or "")}
+    given = {
+        "background": message.background,
+        "depth": str(message.depth or ""),
+        "model": message.model,
+        "timeout_ms": str(message.timeout_ms or ""),
+    }
     return {name: value for name, value in given.items() if value}

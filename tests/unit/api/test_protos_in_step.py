@@ -8,7 +8,7 @@ from grpc_tools import protoc
 from protos.matting.v1 import matting_pb2, matting_pb2_grpc
 from server.engine.batching import Priority
 from server.pipeline.options import OPTIONS
-from server.pipeline.request import Output, OutputFormat
+from server.pipeline.request import Crop, Output, OutputFormat, Refine
 
 ROOT = Path(__file__).parents[3]
 SOURCE = "protos/matting/v1/matting.proto"
@@ -36,6 +36,8 @@ def test_the_wire_offers_exactly_what_the_pipeline_knows():
     for enum, names in (
         (matting_pb2.Output, [output.name for output in Output]),
         (matting_pb2.Format, [file_format.name for file_format in OutputFormat]),
+        (matting_pb2.Refine, [refine.name for refine in Refine]),
+        (matting_pb2.Crop, [crop.name for crop in Crop]),
         (matting_pb2.Priority, [priority.name for priority in Priority]),
     ):
         prefix = enum.DESCRIPTOR.name.upper()

@@ -9,10 +9,12 @@ from server.api.service import TransportLimits
 from server.engine.batching import Priority
 from server.errors import BodyTooLargeError, EmptyBodyError, InvalidOptionError, OverloadedError
 from server.pipeline.request import (
+    Crop,
     Foreground,
     ImageUrl,
     Output,
     OutputFormat,
+    Refine,
     SegmentOptions,
     SegmentRequest,
     SegmentResult,
@@ -63,9 +65,12 @@ def test_every_option_arrives():
     assert found.options == SegmentOptions(
         Output.COMPOSITE, OutputFormat.WEBP, (1, 2, 3), "small", Priority.LOW, 1.5, Foreground.ORIGINAL
     )
+    assert request_with(depth=16).options == SegmentOptions(depth=16)
+    asked = request_with(refine=pb.REFINE_ON, crop=pb.CROP_AUTO).options
+    assert asked == SegmentOptions(refine=Refine.ON, crop=Crop.AUTO)
 
 
-@pytest.mark.parametrize("field", ["output", "format", "priority", "foreground"])
+@pytest.mark.parametrize("field", ["output", "format", "priority", "foreground", "refine", "crop"])
 def test_numbers_outside_an_enum_are_refused(field: str):
     with pytest.raises(InvalidOptionError, match=f"{field}: expected one of .*_UNSPECIFIED.*, found 44"):
         request_with(**{field: 44})

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from server.backends.base import BackendFault
-from server.backends.fake import FakeBackend, FakeOptions, fake_artifact, luminance
+from server.backends.fake import FakeBackend, FakeOptions, fake_artifact, fake_refiner, luminance
+from server.pipeline.refiner import make_refiner
 
 
 @pytest.mark.parametrize(
@@ -57,8 +58,15 @@ def test_only_what_is_loaded_runs():
         backend.run("a", {"image": np.zeros((1, 1, 1, 3), np.uint8)})
 
 
-def test_a_refiner_is_refused():
-    artifact = fake_artifact((1, 1))
-    object.__setattr__(artifact.manifest, "kind", "refine")
-    with pytest.raises(BackendFault, match="runs artifacts of kind matte, found refine"):
-        FakeBackend().load("r", artifact)
+def test_its_refiner_gives_masks_back_and_was_shown_not_to_harm():
+    backend, refiner = FakeBackend(), make_refiner(fake_refiner(16, halo=4))
+    assert refiner.harmless
+    assert (refiner.shape.side, refiner.shape.halo) == (16, 4)
+    backend.load("r", refiner.artifact)
+    mask = np.random.default_rng(0).random((3, 16, 16), dtype=np.float32)
+    tiles: dict[str, np.ndarray] = {
+        "image": np.zeros((3, 16, 16, 3), np.uint8),
+        "mask": mask,
+        "frame": np.zeros((3, 4), np.float32),
+    }
+    assert np.array_equal(backend.run("r", tiles)["alpha"], mask)

@@ -114,7 +114,7 @@ def test_the_background_is_used(photos):
         (["segment", "in", "-o", "in"], "expected an output folder other than the input folder"),
         (
             ["segment", "in", "-o", "out", "--format", "jpeg"],
-            "expected format=png or format=webp or format=zip for output=cutout",
+            "expected format=png or format=webp or format=zip or format=tiff or format=npy for output=cutout",
         ),
         (["segment", "in/a.jpg", "-o", "x.jpg"], "found format=jpeg"),
         (["segment", "in", "-o", "out", "--output", "mask"], r"output: expected matte | cutout | composite"),

@@ -312,6 +312,16 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once():
     assert door.refusals() == {"deadline": 3}
 
 
+def test_what_takes_longer_than_its_deadline_allows_is_refused_whoever_is_ahead():
+    door = Door()
+    now = door.clock()
+    error = door.refusal(deadline=now + 4, extra_s=5.0)
+    assert isinstance(error, DeadlineExceededError)
+    assert "refinement takes 5.0 s more" in error.detail
+    with door.enter(1.0, deadline=now + 6, extra_s=5.0):
+        pass
+
+
 def test_only_who_goes_first_counts_against_a_deadline():
     door = Door()
     door.serve(20, 1.0)

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from server.errors import InvalidOptionError
 from server.pipeline.decode import Metadata, decode
@@ -100,6 +100,8 @@ def test_quality_matters():
         (RGBA, OutputFormat.WEBP),
         (RGB, OutputFormat.WEBP),
         (RGB, OutputFormat.JPEG),
+        (RGBA, OutputFormat.TIFF),
+        (RGB, OutputFormat.TIFF),
     ],
 )
 def test_profile_and_resolution_survive_a_round_trip(pixels, file_format):
@@ -109,7 +111,7 @@ def test_profile_and_resolution_survive_a_round_trip(pixels, file_format):
     assert found.dpi == pytest.approx((300, 150), abs=0.02)
 
 
-@pytest.mark.parametrize("file_format", formats_of(Output.MATTE))
+@pytest.mark.parametrize("file_format", [name for name in formats_of(Output.MATTE) if name != "npy"])
 def test_a_matte_keeps_the_resolution_but_no_colour_profile(file_format):
     body = encode(MATTE, file_format, Metadata(PROFILE, (300.0, 300.0)), SHARP)
     found = decode(body, read_header(body, ImageLimits())).metadata
@@ -117,10 +119,12 @@ def test_a_matte_keeps_the_resolution_but_no_colour_profile(file_format):
     assert "icc_profile" not in opened(body).info
 
 
-@pytest.mark.parametrize("file_format", formats_of(Output.COMPOSITE))
+@pytest.mark.parametrize("file_format", [name for name in formats_of(Output.COMPOSITE) if name != "npy"])
 def test_nothing_is_invented(file_format):
-    info = opened(encode(RGB, file_format, Metadata(), SHARP)).info
-    assert not info.keys() & {"icc_profile", "dpi", "exif", "xmp", "comment"}
+    body = encode(RGB, file_format, Metadata(), SHARP)
+    assert decode(body, read_header(body, ImageLimits())).metadata == Metadata()
+    invented = {"dpi"} if file_format is OutputFormat.TIFF else set()  # by Pillow, when it opens one that does not say
+    assert not opened(body).info.keys() & {"icc_profile", "dpi", "exif", "xmp", "comment"} - invented
 
 
 def test_png_chunks_come_in_the_order_of_the_standard():
@@ -131,8 +135,9 @@ def test_png_chunks_come_in_the_order_of_the_standard():
 
 @pytest.mark.parametrize("output", list(Output))
 @pytest.mark.parametrize("file_format", list(OutputFormat))
-def test_only_a_cutout_as_jpeg_and_a_zip_of_anything_else_are_impossible(output, file_format):
-    if file_format is (OutputFormat.JPEG if output is Output.CUTOUT else OutputFormat.ZIP):
+def test_jpeg_of_what_it_would_spoil_and_a_zip_of_anything_but_a_cutout_are_impossible(output, file_format):
+    spoilt = file_format is OutputFormat.JPEG and output in (Output.CUTOUT, Output.TRIMAP)
+    if spoilt or (file_format is OutputFormat.ZIP and output is not Output.CUTOUT):
         with pytest.raises(InvalidOptionError, match=rf"expected format=png .* for output={output}, found format="):
             check_combination(output, file_format)
         assert file_format not in formats_of(output)
@@ -147,16 +152,54 @@ def test_sides_beyond_the_format_are_refused_with_a_way_out():
         InvalidOptionError, match=r"at most 16383 pixels for format=webp, found 10×16384: use format=png or"
     ):
         check_size((16384, 10), OutputFormat.WEBP)
-    with pytest.raises(InvalidOptionError, match=r"use format=png$"):
+    with pytest.raises(InvalidOptionError, match=r"use format=png or format=tiff"):
         check_size((10, 65501), OutputFormat.JPEG)
     check_size((1, 1_000_000), OutputFormat.PNG)
 
 
 @pytest.mark.parametrize(
-    ("file_format", "side"), [(OutputFormat.WEBP, 16383), (OutputFormat.JPEG, 65500), (OutputFormat.PNG, 70000)]
+    ("file_format", "side"),
+    [(OutputFormat.WEBP, 16383), (OutputFormat.JPEG, 65500), (OutputFormat.PNG, 70000), (OutputFormat.TIFF, 70000)],
 )
 def test_the_longest_sides_can_really_be_written(file_format, side):
     assert opened(encode(np.zeros((2, side), np.uint8), file_format, Metadata(), SHARP)).size == (side, 2)
+
+
+@pytest.mark.parametrize("output", list(Output))
+@pytest.mark.parametrize("file_format", list(OutputFormat))
+def test_sixteen_bits_are_for_mattes_as_png_or_tiff(output, file_format):
+    if output is Output.MATTE and file_format in (OutputFormat.PNG, OutputFormat.TIFF):
+        check_combination(output, file_format, 16)
+        assert file_format in formats_of(output, 16)
+    else:
+        with pytest.raises(InvalidOptionError, match=r"expected .* found .*format="):
+            check_combination(output, file_format, 16)
+        assert file_format not in formats_of(output, 16)
+
+
+@pytest.mark.parametrize("file_format", formats_of(Output.MATTE, 16))
+def test_sixteen_bits_are_kept(file_format):
+    deep = (np.arange(45 * 70, dtype=np.uint32) * 20 % 65536).astype(np.uint16).reshape(45, 70)
+    image = opened(encode(deep, file_format, Metadata(), SHARP))
+    assert image.mode == "I;16"
+    np.testing.assert_array_equal(np.asarray(image), deep)
+
+
+@pytest.mark.parametrize(("pixels", "mode"), [(MATTE, "L"), (RGB, "RGB"), (RGBA, "RGBA"), (noise(9, 4), "RGB")])
+def test_tiff_is_lossless_and_its_alpha_straight(pixels, mode):
+    image = opened(encode(pixels, OutputFormat.TIFF, Metadata(), SHARP))
+    assert (image.format, image.mode) == ("TIFF", mode)
+    np.testing.assert_array_equal(np.asarray(image), pixels)
+    if mode == "RGBA":
+        assert isinstance(image, TiffImagePlugin.TiffImageFile)
+        assert image.tag_v2[338] == (2,)  # ExtraSamples: unassociated alpha
+
+
+@pytest.mark.parametrize("pixels", [MATTE, RGB, RGBA, MATTE.astype(np.float32) / 255])
+def test_npy_is_the_array(pixels):
+    found = np.load(io.BytesIO(encode(pixels, OutputFormat.NPY, Metadata(), SHARP)), allow_pickle=False)
+    assert found.dtype == pixels.dtype
+    np.testing.assert_array_equal(found, pixels)
 
 
 def test_media_types():
@@ -165,6 +208,8 @@ def test_media_types():
         "webp": "image/webp",
         "jpeg": "image/jpeg",
         "zip": "application/zip",
+        "tiff": "image/tiff",
+        "npy": "application/x-npy",
     }
 
 

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,7 @@ from server.pipeline.formats import READABLE
 from server.pipeline.header import ImageHeader, ImageLimits, read_header
 from server.pipeline.memory import DECODING, ENCODING, ESTIMATING, memory_cost
 from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
-from server.pipeline.stages import Prepared, answer, prepare
+from server.pipeline.stages import COLOURLESS, Prepared, answer, prepare
 from tests.support import files
 from tests.support.images import noise, smooth
 from tests.support.memory import measurable, peak_bytes
@@ -69,15 +70,17 @@ WORST: dict[str, Callable[[], bytes]] = {
 
 
 def decode_one(data: bytes) -> None:
-    prepare(data, read_header(data, LIMITS), (64, 64), Output.CUTOUT, scaled_decode=False)
+    prepare(data, read_header(data, LIMITS), (64, 64), colours=True, scaled_decode=False)
 
 
 def encode_one(options: SegmentOptions, pixels: np.ndarray) -> None:
     # Copies, because what a request holds already is part of what it takes.
     size = (pixels.shape[0], pixels.shape[1])
-    colours = [] if options.output is Output.MATTE else [pixels.copy()]
+    colours = [] if options.output in COLOURLESS else [pixels.copy()]
     prepared = Prepared(pixels[:8, :8], colours.pop() if colours else None, pixels[..., 0].copy(), size, Metadata())
     coarse = np.random.default_rng(0).random((64, 64), dtype=np.float32)
+    deep = options.format in formats_of(options.output, 16)  # whose matte takes more
+    options = replace(options, depth=16 if deep else 8)
     answer(prepared, coarse, options, Compression())
 
 

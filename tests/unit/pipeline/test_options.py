@@ -7,7 +7,7 @@ from server.errors import InvalidOptionError
 from server.pipeline.accept import negotiate
 from server.pipeline.encode import formats_of
 from server.pipeline.options import OPTIONS, parse_colour, parse_options
-from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
+from server.pipeline.request import Crop, Foreground, Output, OutputFormat, Refine, SegmentOptions
 
 PNG, WEBP, JPEG = OutputFormat.PNG, OutputFormat.WEBP, OutputFormat.JPEG
 
@@ -22,6 +22,9 @@ def test_every_option_is_read():
         "format": "jpeg",
         "background": "#102030",
         "foreground": "original",
+        "depth": "8",
+        "refine": "auto",
+        "crop": "off",
         "model": "birefnet",
         "priority": "high",
         "timeout_ms": "1500",
@@ -38,6 +41,9 @@ def test_every_option_is_read():
     + [("format", text.value, "format", text) for text in formats_of(Output.MATTE)]
     + [("format", "JPG", "format", JPEG), ("format", " Png ", "format", PNG)]
     + [("priority", text.name.lower(), "priority", text) for text in Priority]
+    + [("format", "TIF", "format", OutputFormat.TIFF), ("depth", "16", "depth", 16), ("depth", " 8 ", "depth", 8)]
+    + [("refine", text.value, "refine", text) for text in Refine]
+    + [("crop", text.value, "crop", text) for text in Crop]
     + [("timeout_ms", "1", "timeout_s", 0.001), ("timeout_ms", "600000", "timeout_s", 600.0)],
 )
 def test_values(name, text, field, value):
@@ -47,9 +53,10 @@ def test_values(name, text, field, value):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("output", "mask", r"output: expected matte \| cutout \| composite, found 'mask'"),
-        ("output", "", r"output: expected matte \| cutout \| composite, found ''"),
-        ("format", "gif", r"format: expected png \| webp \| jpeg \| zip, found 'gif'"),
+        ("output", "mask", r"output: expected matte \| cutout \| composite \| trimap, found 'mask'"),
+        ("output", "", r"output: expected matte \| cutout \| composite \| trimap, found ''"),
+        ("format", "gif", r"format: expected png \| webp \| jpeg \| zip \| tiff \| npy, found 'gif'"),
+        ("depth", "12", r"depth: expected 8 \| 16, found '12'"),
         ("priority", "1", r"priority: expected high \| normal \| low, found '1'"),
         ("model", "  ", "model: expected the name of a served model, found an empty value"),
         ("timeout_ms", "0", "timeout_ms: expected a whole number of milliseconds, at least 1, found '0'"),
@@ -67,9 +74,9 @@ def test_wrong_values_name_what_is_accepted(name, text, message):
     assert len(caught.value.detail) < 300
 
 
-@pytest.mark.parametrize("name", ["depth", "refine", "box", "quality", "x" * 500, ""])
+@pytest.mark.parametrize("name", ["box", "quality", "x" * 500, ""])
 def test_unknown_names_are_refused_and_not_ignored(name):
-    known = "output, format, background, foreground, model, priority, timeout_ms"
+    known = "output, format, background, foreground, depth, refine, crop, model, priority, timeout_ms"
     with pytest.raises(InvalidOptionError, match=f"expected the options {known}"):
         parse_options({"output": "matte", name: "1"})
 
@@ -177,9 +184,19 @@ def test_images_that_cannot_be_made(accept):
 def test_accept_is_heeded_within_what_the_output_allows():
     assert parse_options({"output": "cutout"}, accept="image/jpeg, image/webp;q=0.5").format is WEBP
     with pytest.raises(
-        InvalidOptionError, match=r"Accept: expected one of image/png, image/webp, application/zip or \*/\*"
+        InvalidOptionError,
+        match=r"Accept: expected one of image/png, image/webp, application/zip, image/tiff, .* or \*/\*",
     ):
         parse_options({"output": "cutout"}, accept="image/jpeg")
+
+
+def test_sixteen_bits_choose_a_format_that_has_them():
+    assert parse_options({"depth": "16"}).format is PNG
+    assert parse_options({"depth": "16"}, accept="image/webp, image/tiff;q=0.5").format is OutputFormat.TIFF
+    assert parse_options({"depth": "8"}, accept="image/tiff").format is OutputFormat.TIFF
+    for values in ({"format": "webp"}, {"format": "npy"}, {"output": "cutout"}, {"output": "trimap"}):
+        with pytest.raises(InvalidOptionError, match="depth=16: expected output=matte and format=png or format=tiff"):
+            parse_options({"depth": "16", **values})
 
 
 def test_the_option_wins_over_the_header():
