@@ -24,25 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/matting/v1/matting.proto\x12\nmatting.v1\"\xc2\x02\n\x0eSegmentOptions\x12\"\n\x06output\x18\x01 \x01(\x0e\x32\x12.matting.v1.Output\x12\"\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x12.matting.v1.Format\x12\x12\n\nbackground\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12&\n\x08priority\x18\x05 \x01(\x0e\x32\x14.matting.v1.Priority\x12\x12\n\ntimeout_ms\x18\x06 \x01(\r\x12\r\n\x05\x64\x65pth\x18\x07 \x01(\r\x12\"\n\x06refine\x18\x08 \x01(\x0e\x32\x12.matting.v1.Refine\x12*\n\nforeground\x18\t \x01(\x0e\x32\x16.matting.v1.Foreground\x12\x1e\n\x04\x63rop\x18\x0b \x01(\x0e\x32\x10.matting.v1.CropJ\x04\x08\n\x10\x0bJ\x04\x08\x0c\x10\x10\"y\n\x0eSegmentRequest\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x13\n\timage_url\x18\x04 \x01(\tH\x00\x12+\n\x07options\x18\x02 \x01(\x0b\x32\x1a.matting.v1.SegmentOptions\x12\n\n\x02id\x18\x03 \x01(\tB\x08\n\x06source\"+\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"a\n\x0cRefinedStage\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05tiles\x18\x03 \x01(\r\x12\x12\n\nband_share\x18\x04 \x01(\x02\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\t\"G\n\nRefinement\x12(\n\x06stages\x18\x01 \x03(\x0b\x32\x18.matting.v1.RefinedStage\x12\x0f\n\x07\x63ropped\x18\x02 \x01(\x08\"\xe7\x01\n\x0fSegmentResponse\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nbatch_size\x18\x06 \x01(\r\x12%\n\x06stages\x18\x07 \x03(\x0b\x32\x15.matting.v1.StageTime\x12\n\n\x02id\x18\x08 \x01(\t\x12\x10\n\x08\x61rtifact\x18\t \x01(\t\x12*\n\nrefinement\x18\n \x01(\x0b\x32\x16.matting.v1.Refinement\"u\n\x0cSegmentError\x12\x0e\n\x06status\x18\x01 \x01(\x05\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x11\n\tretryable\x18\x05 \x01(\x08\x12\x15\n\rretry_after_s\x18\x06 \x01(\r\"\x88\x01\n\x15SegmentStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1b.matting.v1.SegmentResponseH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.matting.v1.SegmentErrorH\x00\x42\t\n\x07outcome*n\n\x06Output\x12\x16\n\x12OUTPUT_UNSPECIFIED\x10\x00\x12\x10\n\x0cOUTPUT_MATTE\x10\x01\x12\x11\n\rOUTPUT_CUTOUT\x10\x02\x12\x14\n\x10OUTPUT_COMPOSITE\x10\x03\x12\x11\n\rOUTPUT_TRIMAP\x10\x04*\x83\x01\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x0e\n\nFORMAT_PNG\x10\x01\x12\x0f\n\x0b\x46ORMAT_WEBP\x10\x02\x12\x0f\n\x0b\x46ORMAT_JPEG\x10\x03\x12\x0e\n\nFORMAT_ZIP\x10\x04\x12\x0f\n\x0b\x46ORMAT_TIFF\x10\x05\x12\x0e\n\nFORMAT_NPY\x10\x06*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x11\n\rPRIORITY_HIGH\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x10\n\x0cPRIORITY_LOW\x10\x03*Z\n\nForeground\x12\x1a\n\x16\x46OREGROUND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46OREGROUND_ESTIMATE\x10\x01\x12\x17\n\x13\x46OREGROUND_ORIGINAL\x10\x02*P\n\x06Refine\x12\x16\n\x12REFINE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bREFINE_AUTO\x10\x01\x12\x0e\n\nREFINE_OFF\x10\x02\x12\r\n\tREFINE_ON\x10\x03*9\n\x04\x43rop\x12\x14\n\x10\x43ROP_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x43ROP_OFF\x10\x01\x12\r\n\tCROP_AUTO\x10\x02\x32\xa1\x01\n\x07Matting\x12\x42\n\x07Segment\x12\x1a.matting.v1.SegmentRequest\x1a\x1b.matting.v1.SegmentResponse\x12R\n\rSegmentStream\x12\x1a.matting.v1.SegmentRequest\x1a!.matting.v1.SegmentStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fprotos/matting/v1/matting.proto\x12\nmatting.v1\"\xc2\x02\n\x0eSegmentOptions\x12\"\n\x06output\x18\x01 \x01(\x0e\x32\x12.matting.v1.Output\x12\"\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x12.matting.v1.Format\x12\x12\n\nbackground\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12&\n\x08priority\x18\x05 \x01(\x0e\x32\x14.matting.v1.Priority\x12\x12\n\ntimeout_ms\x18\x06 \x01(\r\x12\r\n\x05\x64\x65pth\x18\x07 \x01(\r\x12\"\n\x06refine\x18\x08 \x01(\x0e\x32\x12.matting.v1.Refine\x12*\n\nforeground\x18\t \x01(\x0e\x32\x16.matting.v1.Foreground\x12\x1e\n\x04\x63rop\x18\x0b \x01(\x0e\x32\x10.matting.v1.CropJ\x04\x08\n\x10\x0bJ\x04\x08\x0c\x10\x10\"y\n\x0eSegmentRequest\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x13\n\timage_url\x18\x04 \x01(\tH\x00\x12+\n\x07options\x18\x02 \x01(\x0b\x32\x1a.matting.v1.SegmentOptions\x12\n\n\x02id\x18\x03 \x01(\tB\x08\n\x06source\"+\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"a\n\x0cRefinedStage\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05tiles\x18\x03 \x01(\r\x12\x12\n\nband_share\x18\x04 \x01(\x02\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\t\"G\n\nRefinement\x12(\n\x06stages\x18\x01 \x03(\x0b\x32\x18.matting.v1.RefinedStage\x12\x0f\n\x07\x63ropped\x18\x02 \x01(\x08\"\xe7\x01\n\x0fSegmentResponse\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nbatch_size\x18\x06 \x01(\r\x12%\n\x06stages\x18\x07 \x03(\x0b\x32\x15.matting.v1.StageTime\x12\n\n\x02id\x18\x08 \x01(\t\x12\x10\n\x08\x61rtifact\x18\t \x01(\t\x12*\n\nrefinement\x18\n \x01(\x0b\x32\x16.matting.v1.Refinement\"\x85\x01\n\x0cSegmentError\x12\x0e\n\x06status\x18\x01 \x01(\x05\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x11\n\tretryable\x18\x05 \x01(\x08\x12\x15\n\rretry_after_s\x18\x06 \x01(\r\x12\x0e\n\x06reason\x18\x07 \x01(\t\"\x88\x01\n\x15SegmentStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1b.matting.v1.SegmentResponseH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.matting.v1.SegmentErrorH\x00\x42\t\n\x07outcome*n\n\x06Output\x12\x16\n\x12OUTPUT_UNSPECIFIED\x10\x00\x12\x10\n\x0cOUTPUT_MATTE\x10\x01\x12\x11\n\rOUTPUT_CUTOUT\x10\x02\x12\x14\n\x10OUTPUT_COMPOSITE\x10\x03\x12\x11\n\rOUTPUT_TRIMAP\x10\x04*\x83\x01\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x0e\n\nFORMAT_PNG\x10\x01\x12\x0f\n\x0b\x46ORMAT_WEBP\x10\x02\x12\x0f\n\x0b\x46ORMAT_JPEG\x10\x03\x12\x0e\n\nFORMAT_ZIP\x10\x04\x12\x0f\n\x0b\x46ORMAT_TIFF\x10\x05\x12\x0e\n\nFORMAT_NPY\x10\x06*^\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x11\n\rPRIORITY_HIGH\x10\x01\x12\x13\n\x0fPRIORITY_NORMAL\x10\x02\x12\x10\n\x0cPRIORITY_LOW\x10\x03*Z\n\nForeground\x12\x1a\n\x16\x46OREGROUND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46OREGROUND_ESTIMATE\x10\x01\x12\x17\n\x13\x46OREGROUND_ORIGINAL\x10\x02*P\n\x06Refine\x12\x16\n\x12REFINE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bREFINE_AUTO\x10\x01\x12\x0e\n\nREFINE_OFF\x10\x02\x12\r\n\tREFINE_ON\x10\x03*9\n\x04\x43rop\x12\x14\n\x10\x43ROP_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x43ROP_OFF\x10\x01\x12\r\n\tCROP_AUTO\x10\x02\x32\xa1\x01\n\x07Matting\x12\x42\n\x07Segment\x12\x1a.matting.v1.SegmentRequest\x1a\x1b.matting.v1.SegmentResponse\x12R\n\rSegmentStream\x12\x1a.matting.v1.SegmentRequest\x1a!.matting.v1.SegmentStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.matting.v1.matting_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTPUT']._serialized_start=1204
-  _globals['_OUTPUT']._serialized_end=1314
-  _globals['_FORMAT']._serialized_start=1317
-  _globals['_FORMAT']._serialized_end=1448
-  _globals['_PRIORITY']._serialized_start=1450
-  _globals['_PRIORITY']._serialized_end=1544
-  _globals['_FOREGROUND']._serialized_start=1546
-  _globals['_FOREGROUND']._serialized_end=1636
-  _globals['_REFINE']._serialized_start=1638
-  _globals['_REFINE']._serialized_end=1718
-  _globals['_CROP']._serialized_start=1720
-  _globals['_CROP']._serialized_end=1777
+  _globals['_OUTPUT']._serialized_start=1221
+  _globals['_OUTPUT']._serialized_end=1331
+  _globals['_FORMAT']._serialized_start=1334
+  _globals['_FORMAT']._serialized_end=1465
+  _globals['_PRIORITY']._serialized_start=1467
+  _globals['_PRIORITY']._serialized_end=1561
+  _globals['_FOREGROUND']._serialized_start=1563
+  _globals['_FOREGROUND']._serialized_end=1653
+  _globals['_REFINE']._serialized_start=1655
+  _globals['_REFINE']._serialized_end=1735
+  _globals['_CROP']._serialized_start=1737
+  _globals['_CROP']._serialized_end=1794
   _globals['_SEGMENTOPTIONS']._serialized_start=48
   _globals['_SEGMENTOPTIONS']._serialized_end=370
   _globals['_SEGMENTREQUEST']._serialized_start=372
@@ -55,10 +55,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFINEMENT']._serialized_end=710
   _globals['_SEGMENTRESPONSE']._serialized_start=713
   _globals['_SEGMENTRESPONSE']._serialized_end=944
-  _globals['_SEGMENTERROR']._serialized_start=946
-  _globals['_SEGMENTERROR']._serialized_end=1063
-  _globals['_SEGMENTSTREAMRESPONSE']._serialized_start=1066
-  _globals['_SEGMENTSTREAMRESPONSE']._serialized_end=1202
-  _globals['_MATTING']._serialized_start=1780
-  _globals['_MATTING']._serialized_end=1941
+  _globals['_SEGMENTERROR']._serialized_start=947
+  _globals['_SEGMENTERROR']._serialized_end=1080
+  _globals['_SEGMENTSTREAMRESPONSE']._serialized_start=1083
+  _globals['_SEGMENTSTREAMRESPONSE']._serialized_end=1219
+  _globals['_MATTING']._serialized_start=1797
+  _globals['_MATTING']._serialized_end=1958
 # @@protoc_insertion_point(module_scope)

@@ -424,6 +424,7 @@ class SegmentError(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     status: _builtins.int
     """the gRPC status code that a single call would have ended with"""
     code: _builtins.str
@@ -435,6 +436,8 @@ class SegmentError(_message.Message):
     """whether the same request may succeed later"""
     retry_after_s: _builtins.int
     """whole seconds to wait; 0 when unknown"""
+    reason: _builtins.str
+    """of a refusal at the door, as in birefnet_refusals_total; empty for all others"""
     def __init__(
         self,
         *,
@@ -444,10 +447,11 @@ class SegmentError(_message.Message):
         detail: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         retry_after_s: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail", "retry_after_s", b"retry_after_s", "retryable", b"retryable", "status", b"status", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail", "reason", b"reason", "retry_after_s", b"retry_after_s", "retryable", b"retryable", "status", b"status", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

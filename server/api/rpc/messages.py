@@ -82,6 +82,7 @@ def write_error(error: ServerError) -> pb.SegmentError:
         detail=valid_text(error.detail),
         retryable=status.retryable,
         retry_after_s=error.retry_after_s or 0,
+        reason=error.reason or "",
     )
 
 

@@ -99,5 +99,9 @@ def test_an_answer_keeps_width_height_and_the_order_of_stages():
 
 
 def test_an_error_in_a_stream_says_what_a_call_would():
-    message = write_error(OverloadedError("full", retry_after_s=4))
+    error = OverloadedError("full", retry_after_s=4)
+    assert write_error(error).reason == ""
+    error.reason = "wait"
+    message = write_error(error)
     assert (message.status, message.code, message.retryable, message.retry_after_s) == (8, "overloaded", True, 4)
+    assert message.reason == "wait"

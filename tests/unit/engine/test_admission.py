@@ -307,6 +307,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once():
         error = door.refusal(deadline=now + 4)
         assert isinstance(error, DeadlineExceededError)
         assert "5 requests are ahead and take about 4.9 s, but only 4.0 s are left" in error.detail
+        assert error.retry_after_s == 5
         with door.enter(1.0, deadline=now + 6):
             pass
     assert door.refusals() == {"deadline": 3}
