@@ -152,8 +152,8 @@ class Shadow:
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a shadow sample ended by an unexpected error", exc_info=error)
-            if self._waiting:
-                self._work()
+        if self._waiting:  # left by an error, or come after the task's last look
+            self._work()
 
     async def _take_turns(self) -> None:
         while self._waiting:

@@ -217,6 +217,22 @@ def answered(server: Rig) -> Sample:
     return Sample(server.pipeline.models.find("one"), image, header, np.zeros(SIZE, np.float32))
 
 
+async def test_a_sample_that_comes_as_the_last_one_ends_does_not_wait_for_another(monkeypatch):
+    async with rig() as server:
+        server.shadow.begin(ALWAYS)
+        count, loop = server.shadow._count, asyncio.get_running_loop()
+
+        def count_and_offer(study: Study, outcome: str) -> None:
+            count(study, outcome)
+            # It runs after the last step of the task, and before the task's end is noticed.
+            loop.call_soon(server.shadow.offer, answered(server))
+            monkeypatch.undo()
+
+        monkeypatch.setattr(server.shadow, "_count", count_and_offer)
+        await server.segment(marked_png(1))
+        await server.settle(2)
+
+
 async def test_a_shadow_that_fails_harms_nobody():
     async with rig(fails=True) as server:
         server.shadow.begin(ALWAYS)
