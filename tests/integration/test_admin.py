@@ -73,7 +73,8 @@ async def admin_server(
 ) -> AsyncIterator[tuple[RunningServer, Console]]:
     script = script if script is not None else DeviceScript()
     script.free = FREE
-    chosen = {"backend": "ort", "models_dir": place / "models", "admin_keys_file": place / "admins", **settings}
+    files = {"models_dir": place / "models", "admin_keys_file": place / "admins"}
+    chosen = {"backend": "ort", "refiner": "none", **files, **settings}
     async with running_server(script, options=FakeOptions(max_batch=1), **chosen) as server:
         yield server, Console(server)
 
