@@ -151,7 +151,7 @@ def _weights(options: argparse.Namespace) -> None:
 
 
 def _curve(options: argparse.Namespace) -> None:
-    draw(options.log, options.out)
+    draw(options.logs, options.out)
 
 
 def _sheet(options: argparse.Namespace) -> None:
@@ -219,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     weights.set_defaults(run=_weights)
 
     curve = commands.add_parser("curve", help="picture of a run's loss and error against time")
-    curve.add_argument("log", type=Path, help="the run's log.csv")
+    curve.add_argument("logs", type=Path, nargs="+", help="the run's log.csv; several, of runs that went on")
     curve.add_argument("--out", type=Path, default=Path("curve.png"))
     curve.set_defaults(run=_curve)
 

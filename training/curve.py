@@ -1,38 +1,61 @@
 """The curve of a run: loss and error against running time, from its log."""
 
 import csv
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
+_SECOND = {"mae": "mean absolute error", "gain": "share of the mask's error that is gone"}
 
-def draw(log: Path, picture: Path) -> None:
-    """Write a PNG of the loss and the mean absolute error in `log` (a run's log.csv), the sizes of its phases marked.
+Row = dict[str, str]
+
+
+def draw(logs: Sequence[Path], picture: Path) -> None:
+    """Write a PNG of the loss and the error in `logs`, the sizes of phases and the beginnings of further runs marked.
+
+    Args:
+        logs: The log.csv of a run, or of several that went on from each other. A refiner's has the share of the coarse
+            mask's error that is gone instead of the error.
+        picture: The PNG.
 
     Raises:
-        ValueError: The log has no rows yet.
+        ValueError: A log has no rows yet.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot  # slow to import, and only this needs it
 
-    with log.open() as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        raise ValueError(f"{log} has no rows yet: a run writes them with its first checkpoint")
-    minutes = [float(row["seconds"]) / 60 for row in rows]
+    rows, minutes = _joined(logs)
+    second = next(name for name in ("gain", "mae") if name in rows[0])
     figure, axes = pyplot.subplots(figsize=(7, 3.2), layout="constrained")
     axes.plot(minutes, [float(row["loss"]) for row in rows], color="tab:blue", label="loss")
-    axes.set(xlabel="running time, minutes", ylabel="loss (x 0.01)")
+    axes.set(xlabel="running time, minutes", ylabel="loss (x 0.01)" if "size" in rows[0] else "loss")
     errors = axes.twinx()
-    errors.plot(minutes, [float(row["mae"]) for row in rows], color="tab:orange", label="mean absolute error")
-    errors.set(ylabel="mean absolute error", ylim=(0, None))
-    for index in range(1, len(rows)):
-        if rows[index]["size"] != rows[index - 1]["size"]:
-            axes.axvline(minutes[index], color="grey", linewidth=0.8, linestyle=":")
-            axes.text(
-                minutes[index], axes.get_ylim()[1], f" {rows[index]['size']}²", va="top", fontsize=8, color="grey"
-            )
+    errors.plot(minutes, [float(row[second]) for row in rows], color="tab:orange", label=_SECOND[second])
+    errors.set(ylabel=_SECOND[second], ylim=(0, None))
+    for (before, row), minute in zip(pairwise(rows), minutes[1:], strict=True):
+        further = int(row["step"]) <= int(before["step"])
+        if row.get("size") != before.get("size") or further:
+            axes.axvline(minute, color="grey", linewidth=0.8, linestyle=":")
+            text = f" {row['size']}²" if "size" in row else " further run"
+            axes.text(minute, axes.get_ylim()[1], text, va="top", fontsize=8, color="grey")
     figure.legend(loc="upper right", bbox_to_anchor=(0.88, 0.95), fontsize=8)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)
     pyplot.close(figure)
+
+
+def _joined(logs: Sequence[Path]) -> tuple[list[Row], list[float]]:
+    """The rows of all logs, and the running time of each in minutes since the first run began."""
+    rows: list[Row] = []
+    minutes: list[float] = []
+    for log in logs:
+        with log.open() as file:
+            own = list(csv.DictReader(file))
+        if not own:
+            raise ValueError(f"{log} has no rows yet: a run writes them with its first checkpoint")
+        begin = minutes[-1] if minutes else 0.0
+        rows += own
+        minutes += [begin + float(row["seconds"]) / 60 for row in own]
+    return rows, minutes

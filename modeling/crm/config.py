@@ -7,6 +7,9 @@ from typing import Any, Literal, Self
 ALIGNMENT = 8
 """The coarsest stride: frames are extended to its multiples, and tiles begin at them."""
 
+HINTS = 2
+"""Ways in which the decoder may use a colour cue: where the mask is undecided, and everywhere."""
+
 POSITIONS = 6
 """Channels of the positional block: C_r, C_t and r, rows before columns."""
 
@@ -132,7 +135,7 @@ COMPACT = CrmConfig(
     hidden=16,
     hidden_layers=2,
     residual=True,
-    colour_cues=(1, 3, 7),
+    colour_cues=(1, 3, 7, 15),
     fused_cues=16,
 )
 """The embedded refiner."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modeling.crm.alignment import axis_stencil, ratio, require_float32
-from modeling.crm.config import POSITIONS, CrmConfig
+from modeling.crm.config import HINTS, POSITIONS, CrmConfig
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class ImplicitDecoder(nn.Module):
         layers: list[nn.Module] = []
         for _ in range(config.hidden_layers - 1):
             layers += [nn.Conv2d(config.hidden, config.hidden, 1), nn.ReLU()]
-        self.rest = nn.Sequential(*layers, nn.Conv2d(config.hidden, 1 + len(config.colour_cues), 1))
+        self.rest = nn.Sequential(*layers, nn.Conv2d(config.hidden, 1 + HINTS * len(config.colour_cues), 1))
 
     @property
     def output(self) -> nn.Conv2d:
-        """The last layer: one output for the logit, one for each colour cue."""
+        """The last layer: one output for the logit, two for each colour cue."""
         last = self.rest[-1]
         if not isinstance(last, nn.Conv2d):
             raise TypeError(f"the decoder ends in a convolution, found {last}")
@@ -68,7 +68,7 @@ class ImplicitDecoder(nn.Module):
             points: Which of them.
 
         Returns:
-            (B, outputs, rows, columns), or (B, outputs, N) for pairs: the logit, and the weight of each colour cue.
+            (B, outputs, rows, columns), or (B, outputs, N) for pairs: the logit, then the weights of the colour cues.
 
         Raises:
             TypeError: Positions are not float32.

@@ -16,6 +16,7 @@ from modeling.crm.encoder import Encoder, Fusion
 
 _HALF_LEVEL = 0.5 / 255.0
 _CERTAIN = 0.01
+_BOLD = 8.0
 
 Window = tuple[slice, slice]
 
@@ -29,7 +30,7 @@ class Latent:
         frame: (B, 4) float32: origin of the window in its canvas and the canvas's size, in input pixels.
         size: (height, width) of the input before it was extended.
         extended: (height, width) after; twice (h, w).
-        hints: (B, boxes, height, width): how much each colour cue would change the mask's logit; none without cues.
+        hints: (B, 2 boxes, height, width): how each colour cue would change the mask's logit; none without cues.
     """
 
     projected: Tensor
@@ -43,12 +44,13 @@ class CRM(nn.Module):
     """Refines a soft mask with the image it belongs to.
 
     With `residual` the decoder's logit is a correction c of the mask's: an untrained refiner changes nothing, and what
-    is soft in the mask is soft in the matte. With colour cues it gives a weight g_b for each of them as well,
-    aggregated like the logit, and where the target is the input's own grid (r = 1)
+    is soft in the mask is soft in the matte. With colour cues it gives two weights g_b and h_b for each of them as
+    well, aggregated like the logit, and where the target is the input's own grid (r = 1)
 
-        logit(x) = logit m(x) + c(x) + sum_b g_b(x) 4 m (1 - m) (logit q_b(x) - logit m(x)),
+        logit(x) = logit m + c + sum_b [ g_b 4 m (1 - m) (logit q_b - logit m) + h_b 8 (q_b - m) ],
 
-    so that the network has to learn how far to trust the colours, and not to compare them.
+    so that the network has to learn how far to trust the colours, and not to compare them. g_b works where the mask is
+    undecided, h_b also where it is wrong.
     """
 
     def __init__(self, config: CrmConfig) -> None:
@@ -157,12 +159,12 @@ class CRM(nn.Module):
 
 
 def _hints(cues: ColourCues, mask: Tensor) -> Tensor:
-    """How much each cue would change the mask's logit, where the mask is undecided: 4 m (1 - m) (logit q - logit m).
+    """How each cue would change the mask's logit: where the mask is undecided, and everywhere.
 
-    Both are kept a hundredth away from 0 and 1: beyond, a logit is rounding more than anything.
+    For the first, cue and mask are kept a hundredth away from 0 and 1: beyond, a logit is rounding more than anything.
     """
     cue, own = (torch.logit(each.clamp(_CERTAIN, 1.0 - _CERTAIN)) for each in (cues.alphas, mask))
-    return 4 * mask * (1 - mask) * (cue - own)
+    return torch.cat([4 * mask * (1 - mask) * (cue - own), _BOLD * (cues.alphas - mask)], dim=1)
 
 
 def mask_logits(mask: Tensor) -> Tensor:

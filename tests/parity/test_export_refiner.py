@@ -18,6 +18,7 @@ from modeling.crm.receptive_field import halo
 from modeling.crm.weights import save_refiner
 from tests.support.crm import SMALL, THIN_RESNET50, picture, seeded_refiner, small_refiner, soft_mask
 from tests.support.tolerance import BATCH_ALPHA, EXPORT_ALPHA
+from training.refiner.harmless import Harm, default_artifacts, measure_harm, record_harm
 
 TILE = 96
 
@@ -135,6 +136,21 @@ def test_verify_proves_it_again_and_finds_a_foreign_network(
     save_refiner(seeded_refiner(SMALL, seed=1), other)
     assert main(["verify", str(copy), "--source", str(other)]) == OUT_OF_TOLERANCE
     assert not open_artifact(copy).manifest.parity["model"]["passed"]
+
+
+def test_harm_on_photographs_is_counted_and_recorded(exported: Artifact, tmp_path: Path):
+    """The manifest says how many became worse, beside everything else in it."""
+    copy = tmp_path / "copy"
+    shutil.copytree(exported.directory, copy)
+    found = measure_harm(open_artifact(default_artifacts()[0]), open_artifact(copy))
+    assert len(found) == 4
+    assert all(each.upsampled > 0 for each in found)
+    assert any(each.tiles for each in found)
+    record_harm(open_artifact(copy), [*found, Harm("made up", 0.1, 0.2, 1), Harm("too", 0.2, 0.2, 1)], "here")
+    manifest = open_artifact(copy).manifest
+    worse = 1 + sum(each.refined > each.upsampled for each in found)
+    assert manifest.extra["no_harm"] == {"images": 6, "worse": worse, "command": "here"}
+    assert manifest.parity == exported.manifest.parity
 
 
 @pytest.mark.parametrize(("tile", "expected"), [(100, "multiple of 8"), (80, "both halos, 80")])

@@ -23,15 +23,15 @@ class CoarseMix:
         bent: The same with the contour moved, sharpened or thresholded as a network's is.
         perturbed: Perturbed as in CRM, at a lower resolution, and softened.
         binary: Perturbed as in CRM, and nothing else.
-        soft: Share of all windows whose truth is blurred first, and averaged then: what the mattes of real networks
-            look like, whose softness is to be kept even where the image has a sharp edge.
+        soft: Share of all windows whose truth is blurred first: what the mattes of real networks look like, whose
+            softness is to be kept even where the image has a sharp edge. Half of them are averaged then.
     """
 
     averaged: float = 0.4
-    bent: float = 0.3
+    bent: float = 0.25
     perturbed: float = 0.2
     binary: float = 0.05
-    soft: float = 0.12
+    soft: float = 0.25
 
 
 def averaged(rng: Rng, truth: Plane, factor: float) -> Plane:
@@ -114,7 +114,7 @@ def coarse_pair(rng: Rng, truth: Plane, mix: CoarseMix) -> tuple[Plane, Plane]:
     if rng.uniform() < mix.soft:
         sigma = float(np.exp(rng.uniform(np.log(1.0), np.log(6.0))))
         truth = _blurred(truth, sigma)
-        mask = averaged(rng, truth, factor_of(rng))
+        mask = averaged(rng, truth, factor_of(rng)) if rng.uniform() < 0.5 else truth
     else:
         mask = _mask(rng, truth, mix)
     if rng.uniform() < 0.5:

@@ -1,6 +1,7 @@
-"""`python -m training refiner train|evaluate|weights|sheet`."""
+"""`python -m training refiner train|evaluate|weights|harmless|sheet`."""
 
 import argparse
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,15 +9,17 @@ import cv2
 import numpy as np
 import torch
 
+from artifact import open_artifact
 from modeling.crm.config import CONFIGS
 from modeling.crm.network import CRM
 from modeling.crm.weights import load_refiner, load_refiner_state, save_refiner
-from modeling.weights import read_metadata
+from modeling.weights import read_metadata, read_state
 from training.checkpoint import ema_weights, read_plain_header
 from training.config import Budget
 from training.preview import write_sheet
 from training.refiner.config import RefinerConfig
 from training.refiner.evaluate import evaluate_refiner, summary
+from training.refiner.harmless import default_artifacts, harm_table, measure_harm, record_harm
 from training.refiner.loop import RefinerCadence, RefinerRun
 from training.refiner.samples import make_batch
 
@@ -51,6 +54,8 @@ def _train(options: argparse.Namespace) -> None:
     run = RefinerRun(config, options.out, RefinerCadence(workers=options.workers))
     if run.resume():
         print(f"resuming at step {run.progress.step}, {run.share:.1%} of the budget")
+    elif options.init is not None:
+        run.begin_from(read_state(options.init))
     parameters = sum(parameter.numel() for parameter in run.network.parameters())
     print(f"{parameters / 1e6:.3f} M parameters; {config}", flush=True)
     run.train()
@@ -76,6 +81,13 @@ def _weights(options: argparse.Namespace) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_refiner(network, options.out, about)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB, step {progress.step}")
+
+
+def _harmless(options: argparse.Namespace) -> None:
+    matte, refiner = (open_artifact(path) for path in (options.matte, options.refiner))
+    found = measure_harm(matte, refiner)
+    record_harm(refiner, found, shlex.join(["python", "-m", "training", *options.arguments]))
+    print(harm_table(found))
 
 
 def _sheet(options: argparse.Namespace) -> None:
@@ -106,6 +118,7 @@ def add_refiner(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     train.add_argument("--threads", type=int, default=1)
     train.add_argument("--workers", type=int, default=0, help="processes that make the windows; 0: the loop's own")
     train.add_argument("--resume", action="store_true", help="continue the run in --out; the budget may change")
+    train.add_argument("--init", type=Path, help="weights file to begin from, such as an earlier run's")
     train.add_argument("--out", type=Path, required=True)
     train.set_defaults(run=_train)
 
@@ -121,6 +134,14 @@ def add_refiner(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     weights.add_argument("--out", type=Path, required=True)
     weights.add_argument("--command", default="", help="the training command, kept in the file")
     weights.set_defaults(run=_weights)
+
+    harmless = inner.add_parser(
+        "harmless", help="whether an exported refiner makes mattes of photographs worse; recorded in its manifest"
+    )
+    matte, own = default_artifacts()
+    harmless.add_argument("--matte", type=Path, default=matte, help="the matte artifact (the package's)")
+    harmless.add_argument("--refiner", type=Path, default=own, help="the refine artifact (the package's)")
+    harmless.set_defaults(run=_harmless)
 
     sheet = inner.add_parser("sheet", help="contact sheet of training windows: image, mask, truth")
     sheet.add_argument("--first", type=int, default=0)

@@ -2,6 +2,7 @@
 
 import csv
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from modeling.crm.network import CRM
+from modeling.crm.weights import load_refiner_state
 from training.checkpoint import Ema, Progress, restore, save
 from training.loop import learning_rate, make_optimizer
 from training.pace import Pace
@@ -80,6 +82,15 @@ class RefinerRun:
             return False
         self.progress = restore(self.checkpoint, self.network, self.ema, self.optimizer)
         return True
+
+    def begin_from(self, state: Mapping[str, Tensor]) -> None:
+        """Start a fresh run from trained weights instead of random ones; the average starts from them too.
+
+        Raises:
+            WeightsError: They are of another network.
+        """
+        load_refiner_state(self.network, state)
+        self.ema = Ema(self.network, self.config.ema_decay)
 
     def save(self) -> None:
         """Write the state, and the log's rows since the last time."""

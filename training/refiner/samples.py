@@ -101,16 +101,16 @@ def _frame(rng: Rng, side: int) -> NDArray[np.float32]:
 
 
 def make_batch(config: RefinerConfig, step: int) -> RefinerBatch:
-    """The batch of a step; the same one every time."""
+    """The batch of a step; the same one every time. The run's seed decides windows and masks, not which scenes."""
     seed = SETS[config.data_set].seed
-    rng = np.random.default_rng([seed, step, 3])
+    rng = np.random.default_rng([seed, config.seed, step])
     scaled = rng.uniform() < config.scaled
     largest = config.scene_size // 8 * 8
     target = int(np.exp(rng.uniform(np.log(config.window), np.log(largest)))) // 8 * 8 if scaled else config.window
     side = min(target, _SMALL) if scaled else target
     rows: list[_Window] = []
     for slot in range(config.batch):
-        own = np.random.default_rng([seed, step, slot, 4])
+        own = np.random.default_rng([seed, config.seed, step, slot])
         image, truth = window_of(config, step, slot, own, target)
         mask, truth = coarse_pair(own, truth, config.coarse)
         rows.append((_to_side(image, side), _to_side(mask, side), _frame(own, side), truth, mask))
