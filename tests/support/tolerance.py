@@ -70,6 +70,8 @@ PEER_METRICS = 2e-6
 # The disc of reference/refinement.md A.7, whose figures are written with three digits: how a pixel on the rim is drawn
 # is not said there.
 DISK_TABLE = 2e-3
+# SAD in the band after refinement, as a share of that of upsampling: 0.41 seen on easy colours at 2048.
+REFINED_BAND_SAD = 0.7
 # Halo of a re-composed cutout with estimated colours, as a share of that with the photograph's own: 0.07 to 0.31 seen,
 # the most where no strand is opaque.
 FOREGROUND_HALO = 0.35

@@ -21,12 +21,17 @@ REGISTRY = referencing.Registry().with_resources(
 )
 COMMITTED = [
     path
-    for name in ("export", "cpu", "load", "encoding")
+    for name in ("export", "cpu", "load", "encoding", "foreground", "refinement")
     for path in sorted((BENCHMARKS / "results" / name).glob("*.json"))
 ]
 DOCS = BENCHMARKS.parent / "docs"
-PAGES = {name: (DOCS / f"{name}.md").read_text() for name in ("export", "operations")}
-PAGE_OF = {"load": "operations", "encoding": "operations"}  # by the folder of results; else the export's
+PAGES = {name: (DOCS / f"{name}.md").read_text() for name in ("export", "operations", "refinement")}
+PAGE_OF = {
+    "load": "operations",
+    "encoding": "operations",
+    "foreground": "refinement",
+    "refinement": "refinement",
+}  # by the folder of results; else the export's
 
 
 def obey(result: dict[str, Any], name: str) -> None:
