@@ -20,9 +20,10 @@ ROUNDING_FACTOR = 2.0
 (4.2e-4 in fp32, on white noise with random weights, whose offsets are wild), the graph may be this many times as far:
 more would be a difference, not rounding."""
 
-MOST_ALLOWED = Tolerance(2.5e-2, 2.5e-3)
-"""No graph may be farther than this, whatever the network's own rounding (1.7e-3 for Swin-L with random weights,
-in fp32, on noise)."""
+MOST_ALLOWED: Mapping[str, Tolerance] = {"fp32": Tolerance(5e-3, 5e-4), "fp16": Tolerance(0.5, 5e-3)}
+"""No graph of a precision may be farther than this, whatever the network's own rounding: a network that rounding moves
+so far is not one for that precision. In fp16 that is for the mean to say: near a contour, random weights let a pixel
+go anywhere (Swin-L at 512x512, in torch: 1.7e-3 in fp32, on noise; 0.10 in fp16, mean 1.5e-3, on a photograph)."""
 
 BATCH = 4
 
@@ -216,11 +217,7 @@ def compare(
         worst, mean = float(difference.max()), float(difference.mean())
         allowed = tolerance
         if not (worst <= tolerance.max_abs and mean <= tolerance.mean_abs):
-            rounding = reference.rounding(name, image, dtype)
-            allowed = Tolerance(
-                _between(tolerance.max_abs, rounding.max_abs, MOST_ALLOWED.max_abs),
-                _between(tolerance.mean_abs, rounding.mean_abs, MOST_ALLOWED.mean_abs),
-            )
+            allowed = excused(tolerance, reference.rounding(name, image, dtype), MOST_ALLOWED[dtype])
         found.append(InputParity(name, worst, mean, band_absolute_error(alpha, truth), allowed))
     return tuple(found)
 
@@ -234,6 +231,14 @@ def batch_deviation(runner: AlphaRunner, size: tuple[int, int], batch: int) -> t
         return 0.0, same
     alone = np.concatenate([runner(image[None]) for image in images])
     return float(np.abs(together - alone).max()), same
+
+
+def excused(tolerance: Tolerance, rounding: Tolerance, most: Tolerance) -> Tolerance:
+    """A tolerance, or what rounding excuses where that is more, up to a limit."""
+    return Tolerance(
+        _between(tolerance.max_abs, rounding.max_abs, most.max_abs),
+        _between(tolerance.mean_abs, rounding.mean_abs, most.mean_abs),
+    )
 
 
 def _between(tolerance: float, rounding: float, most: float) -> float:

@@ -102,6 +102,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # it grows by doubling, and a proof holds gigabytes already
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except LOAD_FAILURES as error:

@@ -1,7 +1,9 @@
 """The released architectures, checkpoint to ONNX to ONNX Runtime, at full size and in every precision.
 
 Weights are the oracle's, rounded to fp16 as the released files are: what fp16 cannot hold would be lost before the
-export, and random weights amplify it (8e-3 of alpha) as trained ones do not.
+export, and random weights amplify it (8e-3 of alpha) as trained ones do not. They amplify what is rounded on the way
+as well: their attention alone, in fp16, moves single pixels by 6e-3 (`benchmarks.half`). So in fp16 the mean is held to
+the tolerance of trained networks, and the worst pixel to what the network itself, in torch, loses in fp16.
 """
 
 import os
@@ -18,7 +20,8 @@ from safetensors.torch import save_file
 
 from artifact import Artifact, load_self_test, open_artifact
 from matting.geometry import fit
-from model_export.precision import PRECISIONS
+from model_export.parity import ROUNDING_FACTOR
+from model_export.precision import PRECISIONS, Precision
 from model_export.runner import NetworkRunner, OnnxRunner
 from model_export.sample_inputs import subject
 from modeling.birefnet.config import SWIN_L, SWIN_T, BiRefNetConfig
@@ -60,15 +63,17 @@ def export(checkpoint: Path, directory: Path, side: int) -> Artifact:
     return open_artifact(directory)
 
 
-def assert_near(precision: str, alpha: NDArray[np.float32], truth: NDArray[np.float32]) -> None:
+def assert_near(
+    precision: Precision, alpha: NDArray[np.float32], truth: NDArray[np.float32], allowed_in_half: float
+) -> None:
     difference = np.abs(alpha - truth)
     worst, mean = float(difference.max()), float(difference.mean())
-    print(f"{precision}: max {worst:.2e}, mean {mean:.2e}")
+    print(f"{precision.name}: max {worst:.2e} (in fp16 at most {allowed_in_half:.2e}), mean {mean:.2e}")
     assert truth.std() > 0.05
-    if precision == "fp32":
+    if precision.dtype == "fp32":
         assert worst < EXPORT_ALPHA
     else:
-        assert worst < HALF_ALPHA_MAX
+        assert worst < allowed_in_half
         assert mean < HALF_ALPHA_MEAN
 
 
@@ -78,15 +83,18 @@ def test_at_1024(checkpoint: Path, tmp_path: Path) -> None:
     image, truth = self_test.inputs["image"], self_test.expected["alpha"]
     for precision in PRECISIONS:
         alpha = OnnxRunner(artifact.file(precision.role)).run(image)
-        assert_near(precision.name, alpha, np.asarray(truth, np.float32))
+        assert_near(precision, alpha, np.asarray(truth, np.float32), self_test.tolerance["fp16"].max_abs)
 
 
 def test_at_256_in_batches(checkpoint: Path, tmp_path: Path) -> None:
     artifact = export(checkpoint, tmp_path / "out", 256)
     photographs = [fit(photograph, (256, 256)) for photograph in images.photographs().values()]
     pictures = np.stack([*photographs, subject(256, 256)][:4])
-    truth = NetworkRunner(load_network(checkpoint), torch.float64)(pictures)
+    network = load_network(checkpoint)
+    truth = NetworkRunner(network, torch.float64)(pictures)
+    lost = float(np.abs(NetworkRunner(network, torch.float16)(pictures) - truth).max())
+    allowed = max(HALF_ALPHA_MAX, ROUNDING_FACTOR * lost)
     for precision in PRECISIONS:
         runner = OnnxRunner(artifact.file(precision.role))
         for batch in (1, 4):
-            assert_near(precision.name, runner(pictures[:batch]), truth[:batch])
+            assert_near(precision, runner(pictures[:batch]), truth[:batch], allowed)
