@@ -160,7 +160,8 @@ class Pipeline:
         return min(timeout_s, self.limits.max_timeout_s, model.limits.timeout_s or timeout_s)
 
     async def _serve(self, call: "_Call") -> SegmentResult:
-        encoding = call.host_work(f"encode {call.options.output} {call.options.format}")
+        options = call.options
+        encoding = call.host_work(f"encode {options.output} {options.format} {options.foreground}")
         with self._pool.plan(encoding):
             prepared = await self._prepare(call)
             outcome = await self._infer(call, prepared)
