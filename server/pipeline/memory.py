@@ -37,8 +37,9 @@ ENCODING = {
 
 ESTIMATING = {Output.CUTOUT: 8, Output.COMPOSITE: 11}
 """What is held per pixel while foreground colours are estimated, which works in tiles of its own, before encoding."""
-REFINING = 17
-"""From RGB and the coarse mask to the refined matte, where the whole image is boundary."""
+
+REFINING = 20
+"""From RGB and the coarse mask to the refined matte, where as much as may be is boundary."""
 
 _COPIES = 2  # of an upload: ours, and the decoder's
 

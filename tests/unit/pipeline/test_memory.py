@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from matting.foreground import WORKING_BYTES_PER_PIXEL
+from matting.refinement import FusionOptions, RefineOptions, Tile, TileShape, refine, run
 from server.pipeline.decode import Metadata
 from server.pipeline.encode import Compression, formats_of
 from server.pipeline.formats import READABLE
 from server.pipeline.header import ImageHeader, ImageLimits, read_header
-from server.pipeline.memory import DECODING, ENCODING, ESTIMATING, memory_cost
+from server.pipeline.memory import DECODING, ENCODING, ESTIMATING, REFINING, memory_cost
 from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
 from server.pipeline.stages import COLOURLESS, Prepared, answer, prepare
 from tests.support import files
@@ -118,6 +119,23 @@ def test_estimating_colours_takes_what_is_said(output, size):
     said = memory_cost(ImageHeader("JPEG", size), 0, SegmentOptions(output=output))
     assert found <= said + SLACK_BYTES
     assert found >= 0.6 * said
+
+
+def refine_one(image: np.ndarray) -> None:
+    """Undecided over a third of the frame, which is as wide as a band may be, and tiles that change all of it."""
+    coarse = np.zeros((64, 64), np.float32)
+    coarse[:, 30:42] = np.linspace(0.1, 0.9, 12, dtype=np.float32)
+    coarse[:, 42:] = 1
+    options = RefineOptions(fusion=FusionOptions(agreement=100.0), batch=4)
+    refinement = refine(image.copy(), coarse, TileShape(256, 40), options)
+    refined = run(refinement, lambda tiles: [np.sqrt(tile.mask) for tile in tiles if isinstance(tile, Tile)])
+    assert refined.report.dropped == 0
+    assert image.shape[0] < 1000 or refined.report.stages[-1].band_share > 0.2
+
+
+@needs_kernel
+def test_refining_takes_what_is_said():
+    check(partial(refine_one, noise(HEIGHT, WIDTH)), partial(refine_one, noise(300, 300)), REFINING)
 
 
 def test_every_format_and_every_combination_has_its_cost():

@@ -212,6 +212,23 @@ async def test_a_tile_that_the_device_fails_on_fails_the_request_and_no_other():
         assert (await server.segment(star(), refine=Refine.ON)).size == SIZE
 
 
+async def test_tiles_that_wait_are_taken_back_when_another_one_fails():
+    async with rig(gated=True) as server:
+        task = asyncio.create_task(server.segment(star(), refine=Refine.ON))
+        await server.script.arrival()
+        server.script.let_pass()
+        await server.script.arrival()
+        server.script.poison = set(range(256))
+        server.script.let_pass()  # the batch fails, and its tiles are tried one by one
+        await server.script.arrival()
+        assert server.metrics.queue_depth > 0
+        server.script.let_pass()
+        with pytest.raises(InferenceError):
+            await task
+        await turn_loop()
+        assert server.metrics.queue_depth == 0
+
+
 async def test_refinement_counts_in_the_memory_of_a_request():
     image = star()
     async with rig(gated=True) as server:
