@@ -129,8 +129,8 @@ async def _until_taken(live: LiveServer, count: int, asked: Sequence["asyncio.Fu
     """Until all that were asked are inside, or answered."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        found = await asyncio.to_thread(metrics, live)
-        if found["birefnet_requests_inside"] + sum(each.done() for each in asked) >= count:
+        answered = sum(each.done() for each in asked)  # first: who is answered by now is not inside then
+        if answered + (await asyncio.to_thread(metrics, live))["birefnet_requests_inside"] >= count:
             return
         await asyncio.sleep(0.02)
     raise TimeoutError(f"{count} requests were not taken within {PATIENCE_S:g} s")
