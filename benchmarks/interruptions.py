@@ -19,6 +19,11 @@ _BATCH_S = 0.3
 _SMALL = 256  # pixels of the side of images whose size does not matter
 _CALM = 3  # requests one after the other, for what one takes
 _LATE = 20  # that come after the signal
+_GONE = {
+    f"lost: {error}"
+    for error in ("ConnectionRefusedError", "ConnectionResetError", "BrokenPipeError", "UNAVAILABLE", "CANCELLED")
+}
+"""What is said to who comes at the very end. CANCELLED is gRPC's own word for a call that its server has not begun."""
 
 
 def abandoned(folder: Path, scale: Scale) -> Report:
@@ -138,5 +143,4 @@ async def _until_taken(live: LiveServer, count: int, asked: Sequence["asyncio.Fu
 
 def _is_clear(reply: Reply) -> bool:
     """Answered, refused with a time, or the connection is gone: nothing was begun, and another process takes it."""
-    gone = ("lost: ConnectionRefusedError", "lost: ConnectionResetError", "lost: BrokenPipeError", "lost: UNAVAILABLE")
-    return reply.outcome == "ok" or reply.retry_after_s is not None or reply.outcome in gone
+    return reply.outcome == "ok" or reply.retry_after_s is not None or reply.outcome in _GONE
