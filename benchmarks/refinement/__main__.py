@@ -29,6 +29,9 @@ from tests.support.images import photographs
 
 CHECKPOINT = Path(__file__).parents[2] / "training" / "checkpoints" / "refiner.safetensors"
 CACHE = Path(tempfile.gettempdir()) / "birefnet-refinement-scenes"
+STAGED = "perturbed"
+"""The kind of coarse matte of which every stage is judged."""
+
 _REDUCED = 4
 
 
@@ -63,7 +66,8 @@ def rows(plan: Plan) -> Iterator[Row]:
                 figures = measure(answer.alpha, scene.alpha, band)
                 size = (spec.height, spec.width)
                 row = Row(spec.name, size, spec.colours, kind, name, figures, answer.megapixels, seconds)
-                row.stages = [mean_boundary_accuracy(stage, scene.alpha) or 0.0 for stage in answer.stages]
+                if kind == STAGED:
+                    row.stages = [mean_boundary_accuracy(stage, scene.alpha) or 0.0 for stage in answer.stages()]
                 yield row
 
 
@@ -97,8 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     described = machine.describe("torch", "scikit-image")
     every = methods(refiner, arguments.checkpoint)
     every = {name: every[name] for name in arguments.methods} if arguments.methods else every
-    if "ours" in every:
-        every = {**every, "ours": lambda image, coarse: ours(refiner, image, coarse, staged=True)}
     found = _collected(rows(Plan(chosen, tuple(COARSE), every, arguments.cache)))
     pictures = of_photographs(lambda image, coarse: ours(refiner, image, coarse))
     checked = [asdict(aim) for aim in aims(found, pictures)]

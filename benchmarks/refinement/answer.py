@@ -1,7 +1,7 @@
 """What a method is, and what it gives."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from benchmarks.refinement.scenes import Image, Plane
 
@@ -13,12 +13,12 @@ class Answer:
     Attributes:
         alpha: (H, W) float32 in [0, 1].
         megapixels: Through the refiner, halos included; of every stage.
-        stages: The matte after every stage, at image size, the coarse one first; where it was asked for.
+        stages: Gives the matte after every stage, at image size, the coarse one first; work that is not timed.
     """
 
     alpha: Plane
     megapixels: float = 0.0
-    stages: list[Plane] = field(default_factory=list)
+    stages: Callable[[], Sequence[Plane]] = tuple
 
 
 Method = Callable[[Image, Plane], Answer]

@@ -14,7 +14,7 @@ from benchmarks.refinement.answer import Answer, Method
 from benchmarks.refinement.published import published
 from benchmarks.refinement.scenes import Image, Plane
 from matting.geometry import restore
-from matting.refinement import GuidedFilter, Question, Refined, RefineOptions, Tile, TileShape, refine, run
+from matting.refinement import GuidedFilter, Question, Refined, Tile, TileShape, refine, run
 
 
 class Refiner:
@@ -49,19 +49,22 @@ def methods(refiner: Refiner, checkpoint: Path) -> Mapping[str, Method]:
     }
 
 
-def ours(refiner: Refiner, image: Image, coarse: Plane, *, staged: bool = False) -> Answer:
+def ours(refiner: Refiner, image: Image, coarse: Plane) -> Answer:
     """What the server does with `refine=on`."""
     refined = run(refine(image, coarse, refiner.shape), refiner.answer)
     answer = _answered(refined, refiner.shape)
-    if staged:
-        size = image.shape[0], image.shape[1]
-        answer.stages = [restore(coarse, size)]
-        for stage in refined.report.stages[:-1]:
-            small = cv2.resize(image, stage.size[::-1], interpolation=cv2.INTER_AREA)
-            part = run(refine(np.asarray(small, np.uint8), coarse, refiner.shape, RefineOptions()), refiner.answer)
-            answer.stages.append(restore(part.alpha, size))
-        answer.stages.append(refined.alpha)
+    answer.stages = partial(_climb, refiner, image, coarse, refined)
     return answer
+
+
+def _climb(refiner: Refiner, image: Image, coarse: Plane, refined: Refined) -> list[Plane]:
+    """What there would be after each stage: the image at that stage's size, refined, and upsampled."""
+    size = image.shape[0], image.shape[1]
+    found = [restore(coarse, size)]
+    for stage in refined.report.stages[:-1]:
+        small = np.asarray(cv2.resize(image, stage.size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+        found.append(restore(run(refine(small, coarse, refiner.shape), refiner.answer).alpha, size))
+    return [*found, refined.alpha]
 
 
 def _upsampled(image: Image, coarse: Plane) -> Answer:

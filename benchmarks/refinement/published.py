@@ -23,4 +23,4 @@ def _run(network: CRM, options: CascadeOptions, image: Image, coarse: Plane) -> 
     start = restore(coarse, (image.shape[0], image.shape[1]))
     found = [start, *stages(network, image, start, options)]
     megapixels = sum(scale**2 for scale in options.scales) * image.shape[0] * image.shape[1] / 1e6
-    return Answer(found[-1], megapixels, found)
+    return Answer(found[-1], megapixels, lambda: found)

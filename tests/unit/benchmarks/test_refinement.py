@@ -16,6 +16,7 @@ from benchmarks.refinement.methods import Refiner, ours
 from benchmarks.refinement.scenes import SceneSpec, draw, load, specs
 from benchmarks.refinement.tables import table
 from matting.geometry import restore
+from matting.quality import mean_boundary_accuracy
 from server.default_model import refiner_directory
 from tests.support.tolerance import PIXEL_COVERAGE, REFINED_BAND_SAD
 
@@ -107,10 +108,14 @@ def test_the_refiner_that_ships_sharpens_a_scene():
     coarse = reduced(scene.alpha, 4)
     band = band_of(scene.alpha, (coarse.shape[0], coarse.shape[1]))
     upsampled = measure(restore(coarse, (768, 768)), scene.alpha, band)
-    refined = measure(ours(Refiner(refiner_directory()), scene.image, coarse).alpha, scene.alpha, band)
+    answer = ours(Refiner(refiner_directory()), scene.image, coarse)
+    refined = measure(answer.alpha, scene.alpha, band)
     assert refined.band_sad < REFINED_BAND_SAD * upsampled.band_sad
     assert refined.mba > upsampled.mba
     assert refined.gradient < upsampled.gradient
+    accuracies = [mean_boundary_accuracy(stage, scene.alpha) for stage in answer.stages()]
+    assert len(accuracies) == 3  # upsampled, at twice the coarse matte's size, at the image's
+    assert (accuracies[0], accuracies[-1]) == (upsampled.mba, refined.mba)
 
 
 def row(method: str, coarse: str = "area", colours: str = "easy", **figures: float) -> dict[str, Any]:
