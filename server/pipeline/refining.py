@@ -5,6 +5,7 @@ and a caller that is cancelled takes back what waits.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,6 +41,7 @@ AUTO_SIDE = 2048
 """Pixels of the longer side from which on a matte is refined without being asked for."""
 
 _WEIGHT = 0.1  # of the newest observation in the mean time per megapixel
+_HALF_LIFE_S = 60.0  # of that evidence
 _LEAST_MEGAPIXELS = 0.1  # below it time does not go by size
 _STEP = 1.0  # megapixels: steps are of one size, whatever the image's
 _BATCHES_IN_FLIGHT = 2
@@ -119,6 +121,12 @@ class Errand:
         return Item(artifact_id, arrays, bucket, self.host.priority, self.deadline, self.request_id)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    megapixel_s: float
+    measured: float
+
+
 class Refinements:
     """Refines what the pipeline hands it, with the refiner that is served, if there is one."""
 
@@ -127,7 +135,7 @@ class Refinements:
         self._pool = pool
         self._metrics = metrics
         self._refiner = refiner
-        self._megapixel_s: dict[bool, float] = {}  # measured, by whether the guided filter does it
+        self._paces: dict[bool, _Pace] = {}  # by whether the guided filter does it
 
     def plan(self, options: SegmentOptions, size: tuple[int, int], model: Manifest) -> RefinePlan | None:
         """How the matte of a request is refined; None where it is not."""
@@ -135,8 +143,13 @@ class Refinements:
         return make_plan(options, size, model, self._refiner, _BATCHES_IN_FLIGHT * max(1, at_once))
 
     def expected_s(self, plan: RefinePlan | None, megapixels: float) -> float:
-        """Seconds that refining an image of a size is expected to take; 0 without evidence."""
-        return 0.0 if plan is None else self._megapixel_s.get(isinstance(plan.by, GuidedFilter), 0.0) * megapixels
+        """Seconds that refining an image of a size is expected to take; 0 without evidence, which fades."""
+        pace = self._paces.get(isinstance(plan.by, GuidedFilter)) if plan is not None else None
+        if pace is None:
+            return 0.0
+        # Or who is refused would never show that it has become faster.
+        age = (self._pool.clock() - pace.measured) / _HALF_LIFE_S
+        return pace.megapixel_s * megapixels * math.pow(0.5, age)
 
     async def run(
         self, plan: RefinePlan, errand: Errand, image: NDArray[np.uint8], coarse: NDArray[np.float32]
@@ -171,8 +184,8 @@ class Refinements:
 
     def _learn(self, plan: RefinePlan, megapixel_s: float) -> None:
         is_filter = isinstance(plan.by, GuidedFilter)
-        before = self._megapixel_s.get(is_filter, megapixel_s)
-        self._megapixel_s[is_filter] = before + _WEIGHT * (megapixel_s - before)
+        before = self._paces[is_filter].megapixel_s if is_filter in self._paces else megapixel_s
+        self._paces[is_filter] = _Pace(before + _WEIGHT * (megapixel_s - before), self._pool.clock())
 
 
 async def drive(

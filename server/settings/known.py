@@ -278,9 +278,10 @@ class Settings(BaseModel):
     )
     scaled_decode: bool = Field(
         False,
-        description="For mattes of large JPEGs, decode at a half, a quarter or an eighth of the size while that is at "
-        "least twice the network's own: two to three times as fast, in a third of the memory. What the network sees "
-        "then differs from the published preprocessing by less than one level in 255, and by a dozen at most.",
+        description="For mattes of large JPEGs that are not refined, decode at a half, a quarter or an eighth of the "
+        "size while that is at least twice the network's own: two to three times as fast, in a third of the memory. "
+        "What the network sees then differs from the published preprocessing by less than one level in 255, and by a "
+        "dozen at most.",
     )
 
     # How long connections last

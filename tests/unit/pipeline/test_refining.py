@@ -254,15 +254,32 @@ async def test_the_door_knows_how_long_refinement_takes():
         plan = server.pipeline._refinements.plan(
             SegmentOptions(refine=Refine.ON), SIZE, server.pipeline.models.default.manifest
         )
+        assert plan is not None
         small, large = (server.pipeline._refinements.expected_s(plan, pixels) for pixels in (1.0, 2.0))
         assert large == pytest.approx(2 * small)
         assert small > 0
         assert server.pipeline._refinements.expected_s(None, 1.0) == 0
         # Nobody is ahead: it is the refinement itself that takes too long.
-        server.pipeline._refinements._megapixel_s = {False: 1e6, True: 1e6}
+        clock = server.pipeline._pool.clock
+        server.pipeline._refinements._learn(plan, 1e9)
         with pytest.raises(DeadlineExceededError, match=r"refinement takes .* s more"):
             await server.segment(star(), refine=Refine.ON, timeout_s=60)
         assert (await server.segment(star(), refine=Refine.OFF, timeout_s=60)).size == SIZE
+        # An hour later nobody knows how fast it is by now.
+        server.pipeline._pool.clock = lambda: clock() + 3600
+        assert server.pipeline._refinements.expected_s(plan, 1.0) < 1e-6
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (97, 2), (200, 2500)])
+@pytest.mark.parametrize("refiner", [REFINER, None])
+async def test_extreme_shapes(size, refiner):
+    """White in the middle third, which leaves a boundary wherever there is room for one."""
+    image = np.zeros((*size, 3), np.uint8)
+    image[size[0] // 3 : size[0] - size[0] // 3, size[1] // 3 : size[1] - size[1] // 3] = 255
+    async with rig(refiner) as server:
+        found = await server.segment(image, refine=Refine.ON, crop=Crop.AUTO)
+        assert found.size == size
+        assert decoded(found.body).shape == size
 
 
 # ---- who is refined
