@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 
 from artifact import Artifact, TensorSpec
 from matting.geometry import fit, restore
-from matting.refinement import GUIDED, GuidedFilter, Question, Tile, refine, run
+from matting.refinement import GUIDED, Canvas, GuidedFilter, Question, Tile, refine, run
 from server.backends.fake import FakeBackend, FakeOptions, fake_artifact, fake_refiner, luminance
 from server.engine import Engine, EngineLimits
 from server.engine.admission import Admission, AdmissionLimits, Surroundings
+from server.engine.batching import Priority
 from server.errors import DeadlineExceededError, InferenceError
 from server.observability.metrics import Metrics
 from server.pipeline.memory import REFINING
 from server.pipeline.models import Model, Models, ModelsError
 from server.pipeline.pipeline import Pipeline, PipelineLimits
-from server.pipeline.pool import HostPool
+from server.pipeline.pool import HostPool, HostWork
 from server.pipeline.refiner import NO_HARM, Refiner, make_refiner, open_refiner
-from server.pipeline.refining import AUTO_SIDE, advance, drive, make_plan
+from server.pipeline.refining import AUTO_SIDE, Errand, advance, drive, make_plan
 from server.pipeline.request import Crop, Output, OutputFormat, Refine, SegmentOptions, SegmentRequest
 from tests.support.backends import DeviceScript, counted, turn_loop
 from tests.support.images import decoded, jpeg, png
@@ -354,6 +355,21 @@ def test_a_refiner_that_is_not_there(tmp_path):
 
 
 # ---- the driver
+
+
+def test_items_carry_what_the_request_wants():
+    manifest = fake_artifact(WORKING).manifest
+    errand = Errand("model", manifest, 12.5, "request-7", HostWork(priority=Priority.HIGH))
+    tile = Tile(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.float32), np.zeros(4, np.float32))
+    canvas = Canvas(np.zeros((*WORKING, 3), np.uint8))
+    for question, artifact_id, names in (
+        (tile, REFINER.artifact_id, {"image", "mask", "frame"}),
+        (canvas, "model", {"image"}),
+    ):
+        item = errand.item(question, REFINER)
+        assert (item.artifact_id, set(item.arrays)) == (artifact_id, names)
+        assert (item.priority, item.deadline, item.request_id) == (Priority.HIGH, 12.5, "request-7")
+    assert errand.item(tile, REFINER).bucket == errand.item(tile, REFINER).bucket != errand.item(canvas, REFINER).bucket
 
 
 async def test_the_driver_hands_answers_back_in_order():
