@@ -1,0 +1,86 @@
+# One file, five targets: cpu (the default of `docker build`), gpu, export, dev, and wheel, which they share.
+#
+#   docker build --target cpu -t birefnet-server:cpu .
+#
+# No Docker engine runs where this is developed: hadolint passes, the steps themselves have not been run there.
+
+# An exact tag. Pin it by digest where you build: docker buildx imagetools inspect TAG prints it.
+ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS wheel
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
+COPY artifact artifact
+COPY matting matting
+COPY model_export model_export
+COPY modeling modeling
+COPY protos protos
+COPY server server
+RUN pip wheel --quiet --no-cache-dir --no-deps --wheel-dir /wheels .
+
+# Dependencies come from a lock file with hashes: the same image from the same commit, whatever the index has since.
+FROM ${PYTHON_IMAGE} AS cpu-packages
+COPY docker/cpu.lock /locks/
+RUN python -m venv --copies /opt/venv \
+    && /opt/venv/bin/pip install --quiet --no-cache-dir --require-hashes --requirement /locks/cpu.lock
+COPY --from=wheel /wheels /wheels
+RUN /opt/venv/bin/pip install --quiet --no-cache-dir --no-deps --no-index --find-links /wheels birefnet-server \
+    && /opt/venv/bin/pip check
+
+FROM ${PYTHON_IMAGE} AS gpu-packages
+COPY docker/gpu.lock /locks/
+RUN python -m venv --copies /opt/venv \
+    && /opt/venv/bin/pip install --quiet --no-cache-dir --require-hashes --requirement /locks/gpu.lock
+COPY --from=wheel /wheels /wheels
+RUN /opt/venv/bin/pip install --quiet --no-cache-dir --no-deps --no-index --find-links /wheels birefnet-server
+
+FROM ${PYTHON_IMAGE} AS export-packages
+RUN python -m venv --copies /opt/venv
+COPY --from=wheel /wheels /wheels
+RUN /opt/venv/bin/pip install --quiet --no-cache-dir --find-links /wheels 'birefnet-server[export]'
+
+# What runs: the interpreter, one virtual environment, no compiler, no root.
+FROM ${PYTHON_IMAGE} AS runtime
+RUN groupadd --gid 10001 birefnet && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp birefnet
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    BIREFNET_HOST=0.0.0.0 \
+    BIREFNET_DRAIN_DELAY_S=10
+LABEL org.opencontainers.image.title="birefnet-server" \
+      org.opencontainers.image.description="Background removal server for BiRefNet: REST and gRPC" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="0.1.0"
+USER 10001:10001
+EXPOSE 8000 8001
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+ENTRYPOINT ["birefnet-server"]
+CMD ["serve"]
+
+FROM runtime AS gpu
+COPY --from=gpu-packages /opt/venv /opt/venv
+# The CUDA libraries lie in the environment, beside onnxruntime-gpu.
+ENV LD_LIBRARY_PATH=/opt/venv/lib/python3.11/site-packages/nvidia/cudnn/lib:/opt/venv/lib/python3.11/site-packages/nvidia/cublas/lib:/opt/venv/lib/python3.11/site-packages/nvidia/cuda_runtime/lib:/opt/venv/lib/python3.11/site-packages/nvidia/cufft/lib:/opt/venv/lib/python3.11/site-packages/nvidia/curand/lib:/opt/venv/lib/python3.11/site-packages/nvidia/cuda_nvrtc/lib:/opt/venv/lib/python3.11/site-packages/nvidia/nvjitlink/lib \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    BIREFNET_DEVICE=cuda
+
+FROM runtime AS export
+COPY --from=export-packages /opt/venv /opt/venv
+HEALTHCHECK NONE
+ENTRYPOINT ["birefnet-export"]
+CMD ["--help"]
+
+FROM ${PYTHON_IMAGE} AS dev
+RUN groupadd --gid 10001 birefnet && useradd --uid 10001 --gid 10001 --create-home birefnet \
+    && mkdir /work && chown birefnet:birefnet /work
+USER 10001:10001
+WORKDIR /work
+COPY --chown=birefnet:birefnet . .
+RUN python -m venv .venv && .venv/bin/pip install --quiet --no-cache-dir --editable '.[dev]'
+HEALTHCHECK NONE
+ENTRYPOINT ["/bin/bash"]
+
+FROM runtime AS cpu
+COPY --from=cpu-packages /opt/venv /opt/venv

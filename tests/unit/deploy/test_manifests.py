@@ -1,0 +1,248 @@
+"""What the manifests name is in the code: settings, probes, ports, metrics, times that add up, and reasons.
+
+Overlays are rendered where kubectl is (`make check-k8s` has the validators); everything else is read from the files.
+"""
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks import autoscale
+from server.api.rest.gatekeeper import _AREAS as PATHS
+from server.observability.metrics import Metrics
+from server.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+K8S = ROOT / "k8s"
+MONITORING = K8S / "components" / "monitoring"
+OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
+CLOSING_S = 12.0  # last answers (1 s), the threads of devices (10 s), and a little
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
+
+Objects = list[dict[str, Any]]
+
+
+@functools.cache
+def rendered(overlay: str) -> Objects:
+    found = subprocess.run(["kubectl", "kustomize", str(K8S / "overlays" / overlay)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-500:]
+    return [entry for entry in yaml.safe_load_all(found.stdout) if entry]
+
+
+def only(objects: Objects, kind: str) -> dict[str, Any]:
+    (found,) = [entry for entry in objects if entry["kind"] == kind]
+    return found
+
+
+def pods(objects: Objects) -> list[tuple[dict[str, Any], dict[str, Any], dict[str, str]]]:
+    """Of every workload that runs the server: pod spec, container, environment."""
+    found = []
+    settings = {e["metadata"]["name"]: e["data"] for e in objects if e["kind"] == "ConfigMap"}
+    for entry in objects:
+        if entry["kind"] == "Deployment":
+            spec = entry["spec"]["template"]["spec"]
+            (container,) = spec["containers"]
+            environment = settings[container["envFrom"][0]["configMapRef"]["name"]]
+            found.append((spec, container, environment))
+        if entry["kind"] == "ServingRuntime":
+            (container,) = entry["spec"]["containers"]
+            predictor = only(objects, "InferenceService")["spec"]["predictor"]
+            found.append((predictor, container, {e["name"]: e["value"] for e in container["env"]}))
+    return found
+
+
+def settings_of(environment: dict[str, str]) -> Settings:
+    """As the process reads them; an unknown name or a contradiction is an error."""
+    return Settings(**{name.removeprefix("BIREFNET_").lower(): value for name, value in environment.items()})
+
+
+def metric_names() -> set[str]:
+    """Every name that a scrape can give, `_bucket`, `_sum` and `_count` included."""
+    metrics = Metrics()
+    metrics.build_info({"onnxruntime": "1"})
+    names = set()
+    for family in metrics.registry.collect():
+        names |= {sample.name for sample in family.samples} | {family.name}
+        if family.type == "counter":
+            names.add(f"{family.name}_total")
+        if family.type == "histogram":
+            names |= {f"{family.name}_{end}" for end in ("bucket", "sum", "count")}
+    return names
+
+
+def names_in(expression: str) -> set[str]:
+    return set(re.findall(r"\b(?:birefnet|process)_[a-z_]+", re.sub(r'"[^"]*"', '""', expression)))
+
+
+def test_there_are_the_overlays_that_the_documentation_names():
+    assert OVERLAYS == ["cpu", "gpu", "hpa", "keda", "keda-zero", "kserve", "monitoring"]
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+class TestOverlay:
+    def test_settings_are_settings(self, overlay):
+        for _, _, environment in pods(rendered(overlay)):
+            assert all(name.startswith("BIREFNET_") for name in environment)
+            assert settings_of(environment).host == "0.0.0.0", "a container must be reachable"  # noqa: S104
+
+    def test_services_leave_the_settings_alone(self, overlay):
+        """A Service called birefnet would otherwise set BIREFNET_PORT, and any of its variables stops the start."""
+        assert all(spec["enableServiceLinks"] is False for spec, _, _ in pods(rendered(overlay)))
+
+    def test_ports_are_the_servers(self, overlay):
+        objects = rendered(overlay)
+        for _, container, environment in pods(objects):
+            settings = settings_of(environment)
+            ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+            assert ports.get("http", ports.get("http1")) == settings.port
+            assert ports.get("grpc", settings.grpc_port) == settings.grpc_port
+            for service in (entry for entry in objects if entry["kind"] == "Service"):
+                assert {port["targetPort"] for port in service["spec"]["ports"]} <= set(ports)
+
+    def test_probes_ask_for_paths_that_are_there_and_only_liveness_for_life(self, overlay):
+        for _, container, environment in pods(rendered(overlay)):
+            for kind, path in (("startup", "/readyz"), ("readiness", "/readyz"), ("liveness", "/livez")):
+                probe = container[f"{kind}Probe"]["httpGet"]
+                assert probe["path"] == path
+                assert probe["port"] in ("http", settings_of(environment).port)
+
+    def test_grace_period_covers_the_whole_end(self, overlay):
+        for spec, container, environment in pods(rendered(overlay)):
+            settings = settings_of(environment)
+            before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+            needed = before + settings.drain_delay_s + settings.drain_timeout_s + CLOSING_S
+            assert needed <= spec["terminationGracePeriodSeconds"] <= needed + 60
+
+    def test_readiness_is_noticed_within_the_drain_delay(self, overlay):
+        for _, container, environment in pods(rendered(overlay)):
+            probe = container["readinessProbe"]
+            assert probe["periodSeconds"] * probe["failureThreshold"] <= settings_of(environment).drain_delay_s
+
+    def test_pods_are_restricted(self, overlay):
+        for entry in rendered(overlay):
+            if entry["kind"] != "Deployment":
+                continue
+            spec = entry["spec"]["template"]["spec"]
+            assert spec["automountServiceAccountToken"] is False
+            assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert spec["securityContext"]["runAsNonRoot"] is True
+            for container in (*spec.get("initContainers", ()), *spec["containers"]):
+                context = container["securityContext"]
+                assert context["capabilities"] == {"drop": ["ALL"]}
+                assert context["readOnlyRootFilesystem"] is True
+                assert context["allowPrivilegeEscalation"] is False
+                assert container["resources"]["limits"] == container["resources"]["requests"]
+
+    def test_a_rollout_needs_no_gpu_more(self, overlay):
+        for entry in rendered(overlay):
+            limits = entry["kind"] == "Deployment" and entry["spec"]["template"]["spec"]["containers"][0]["resources"]
+            if limits and "nvidia.com/gpu" in limits["limits"]:
+                assert entry["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+    def test_an_autoscaler_owns_the_number_of_pods(self, overlay):
+        kinds = {entry["kind"] for entry in rendered(overlay)}
+        if kinds & {"HorizontalPodAutoscaler", "ScaledObject"}:
+            assert "replicas" not in only(rendered(overlay), "Deployment")["spec"]
+
+    def test_every_skipped_check_has_a_reason(self, overlay):
+        text = yaml.safe_dump_all(rendered(overlay))
+        for skip in re.findall(r"checkov\.io/skip\d+: *(.*)", text):
+            assert re.fullmatch(r"'?CKV2?_K8S_\d+=.{20,}", skip), skip
+
+
+def test_the_paths_of_the_probes_are_the_servers():
+    assert {"/livez", "/readyz", "/metrics"} <= set(PATHS)
+
+
+def test_scalers_follow_the_signal_and_the_pace_that_the_simulation_chose():
+    hpa = yaml.safe_load((K8S / "components/hpa/horizontalpodautoscaler.yaml").read_text())["spec"]
+    keda = yaml.safe_load((K8S / "components/keda/scaledobject.yaml").read_text())["spec"]
+    chosen = autoscale.CHOSEN.target
+    assert [metric["pods"]["target"]["averageValue"] for metric in hpa["metrics"]] == [f"{chosen * 1000:g}m", "700m"]
+    assert [trigger["metadata"]["threshold"] for trigger in keda["triggers"]] == [f"{chosen:g}", "0.7"]
+    behaviours = (hpa["behavior"], keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"])
+    for behaviour in behaviours:
+        for direction, rules in (("scaleUp", autoscale.BEHAVIOUR.up), ("scaleDown", autoscale.BEHAVIOUR.down)):
+            assert behaviour[direction]["stabilizationWindowSeconds"] == rules.window_s
+            policies = [(p["type"].lower(), p["value"], p["periodSeconds"]) for p in behaviour[direction]["policies"]]
+            assert policies == [(policy.kind, policy.value, policy.period_s) for policy in rules.policies]
+
+
+def test_queries_of_the_scalers_and_the_adapter_name_metrics_that_are_there():
+    keda = (K8S / "components/keda/scaledobject.yaml").read_text() + (
+        K8S / "components/scale-to-zero/kustomization.yaml"
+    ).read_text()
+    queries = re.findall(r"query: (.*)|value: (sum.*)", keda)
+    assert len(queries) == 5
+    asked = set().union(*(names_in("".join(query)) for query in queries))
+    adapter = yaml.safe_load((K8S / "components/hpa/prometheus-adapter-values.yaml").read_text())["rules"]["custom"]
+    asked |= {rule["name"]["matches"] for rule in adapter}
+    assert asked == {"birefnet_pressure", "birefnet_busy_share"}
+    assert asked <= metric_names()
+    hpa = yaml.safe_load((K8S / "components/hpa/horizontalpodautoscaler.yaml").read_text())["spec"]["metrics"]
+    assert {metric["pods"]["metric"]["name"] for metric in hpa} == {rule["name"]["as"] for rule in adapter}
+
+
+def test_alerts_name_metrics_that_are_there_and_the_operator_gets_the_same_ones():
+    plain = yaml.safe_load((MONITORING / "alerts.yaml").read_text())
+    rule = yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())
+    assert rule["spec"] == plain
+    rules = [entry for group in plain["groups"] for entry in group["rules"]]
+    for entry in rules:
+        assert names_in(entry["expr"]) <= metric_names(), entry["alert"]
+    tests = yaml.safe_load((MONITORING / "alerts.test.yaml").read_text())["tests"]
+    fired = {case["alertname"] for test in tests for case in test["alert_rule_test"] if case.get("exp_alerts")}
+    assert fired == {entry["alert"] for entry in rules}, "every alert has a test in which it fires"
+
+
+def test_labels_in_alerts_are_values_that_occur():
+    from server.errors import ServerError
+    from server.observability.metrics import FAULTS, REFUSALS
+
+    def codes(cls: type[ServerError]) -> set[str]:
+        return {cls.code}.union(*map(codes, cls.__subclasses__()))
+
+    known = {"reason": set(REFUSALS), "kind": set(FAULTS), "outcome": codes(ServerError), "part": {"host", "device"}}
+    text = (MONITORING / "alerts.yaml").read_text()
+    matchers = re.findall(r'(reason|kind|outcome|part)=~?"([^"]*)"', text)
+    assert len(matchers) >= 5
+    for label, values in matchers:
+        for value in values.split("|"):
+            assert any(re.fullmatch(value, found) for found in known[label]), (label, value)
+
+
+def test_dashboard_queries_name_metrics_that_are_there():
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(expressions) > 15
+    for expression in expressions:
+        assert names_in(expression), expression
+        assert names_in(expression) <= metric_names(), expression
+
+
+def test_dashboard_is_what_grafana_takes():
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    assert dashboard["schemaVersion"] >= 36
+    assert dashboard["uid"]
+    identities = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(identities)) == len(identities)
+    cells: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        taken = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not taken & cells, f"{panel['title']} overlaps another"
+        cells |= taken
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
