@@ -75,7 +75,11 @@ def test_what_cannot_be_is_refused():
 
 @pytest.mark.slow
 def test_each_stage_is_better_and_order_matters():
-    """The shipped refiner on perturbed masks at 768: IoU and boundary accuracy rise, other schedules are worse."""
+    """The shipped refiner on perturbed masks at 768: other schedules have a worse boundary.
+
+    IoU rises from stage to stage, 0.814 to 0.861, and boundary accuracy from the first on, 0.543 to 0.608 (0.545 before
+    it; 0.595 in a single pass, 0.602 in the reverse order, whose IoU, unlike the published network's, is not worse).
+    """
     network = load_refiner(REFINER)
     scores: dict[str, list[tuple[float, float]]] = {}
     for index in range(8):
@@ -95,7 +99,8 @@ def test_each_stage_is_better_and_order_matters():
         note("single", cascade(network, image, coarse, CascadeOptions(scales=SINGLE_PASS)))
         note("reversed", cascade(network, image, coarse, CascadeOptions(scales=(1.0, 0.5, 0.25, 0.125))))
     overlap, accuracy = ({name: float(np.mean([s[k] for s in rows])) for name, rows in scores.items()} for k in (0, 1))
-    assert overlap["0"] < overlap["1"]
-    assert accuracy["0"] < accuracy["1"] < accuracy["2"] < accuracy["3"] < accuracy["4"]
+    assert overlap["0"] < overlap["1"] < overlap["2"] < overlap["3"] < overlap["4"]
+    assert accuracy["1"] < accuracy["2"] < accuracy["3"] < accuracy["4"]
+    assert accuracy["0"] + 0.05 < accuracy["4"]
     assert accuracy["single"] < accuracy["4"]
     assert accuracy["reversed"] < accuracy["4"]
