@@ -124,6 +124,7 @@ class Admission:
     Attributes:
         limits: How much may be inside.
         metrics: Where refusals are counted.
+        behind: What it sees of the engine.
         rate: At which those who were inside were answered.
     """
 
@@ -145,7 +146,7 @@ class Admission:
         self.limits = limits
         self.rate = ServiceRate()
         self.metrics = metrics
-        self._behind = surroundings
+        self.behind = surroundings
         self._clock = clock
         self._inside: set[Stay] = set()
         self._bookings = Bookings(limits.max_retry_after_s)
@@ -219,7 +220,7 @@ class Admission:
         """
         if self._draining:
             self._refuse("draining", DrainingError("the server is shutting down", retry_after_s=_DRAINING_RETRY_S))
-        reason = self._behind.unready_reason()
+        reason = self.behind.unready_reason()
         if reason is not None:
             self._refuse("not_ready", NotReadyError(reason, retry_after_s=_NOT_READY_RETRY_S))
 
@@ -306,7 +307,7 @@ class Admission:
         if most == math.inf:
             return
         ahead = sum(stay.waits for stay in self._inside)
-        wait_s = self._behind.wait_s(ahead + min(len(held), (ahead + 1) // (_HELD_SHARE - 1)))
+        wait_s = self.behind.wait_s(ahead + min(len(held), (ahead + 1) // (_HELD_SHARE - 1)))
         if wait_s > most:
             detail = f"at most {most:g} s of waiting are allowed, {ahead} requests are ahead and take {wait_s:.3g} s"
             self._refuse_room("wait", detail + _and_held(held), entrant, ahead)

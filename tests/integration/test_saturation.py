@@ -1,4 +1,4 @@
-"""A server whose encoders are full, not its device: its pressure is the work that is left, and its advice is right."""
+"""What a full server knows of itself: pressure is the work that is left, waits are measured, advice is right."""
 
 import asyncio
 import itertools
@@ -7,8 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from server.backends.fake import FakeBackend, fake_artifact
-from server.engine import Engine, EngineLimits
+from server.app.composition import compose
+from server.backends.fake import FakeBackend, FakeOptions, fake_artifact
+from server.engine import Engine, EngineLimits, Item
 from server.engine.admission import Admission, AdmissionLimits, Surroundings
 from server.errors import OverloadedError
 from server.observability.metrics import Metrics
@@ -16,8 +17,9 @@ from server.pipeline.models import Model, Models
 from server.pipeline.pipeline import Pipeline, PipelineLimits
 from server.pipeline.pool import HostPool
 from server.pipeline.request import SegmentRequest
-from tests.support.backends import PATIENCE_S, counted
-from tests.support.clients import until
+from server.settings import Settings
+from tests.support.backends import PATIENCE_S, DeviceScript, counted
+from tests.support.clients import running_server, until
 from tests.support.clock import FakeClock
 from tests.support.images import png
 
@@ -88,3 +90,48 @@ async def test_pressure_and_retry_after_of_a_server_that_is_full_of_encoding(mon
     await asyncio.gather(*crowd)
     await engine.close()
     pool.close()
+
+
+async def test_the_wait_for_a_device_is_that_of_the_full_batches_ahead():
+    clock = FakeClock()
+    metrics = Metrics(clock)
+
+    def take(*_: object) -> None:
+        clock.advance(2.0)
+
+    engine = Engine([lambda: FakeBackend(before_run=take)], EngineLimits(max_batch=4), metrics, clock)
+    assert engine.wait_s(100) == 0, "nothing was measured yet"
+    await engine.start({"a": fake_artifact((8, 8))})
+    try:
+        await engine.submit(Item("a", {"image": np.zeros((8, 8, 3), np.uint8)}, (8, 8)))
+        assert [engine.wait_s(ahead) for ahead in (0, 3, 4, 7, 8)] == [0, 0, 2.0, 2.0, 4.0]
+    finally:
+        await engine.close()
+
+
+def test_the_door_of_a_process_sees_the_wait_for_the_host_and_for_the_device():
+    parts = compose(Settings(backend="fake", cpu_workers=2, max_wait_s=10))
+    try:
+        assert parts.admission.limits.max_wait_s == 10
+        assert parts.admission.behind.wait_s(1000) == 0
+        parts.metrics.device.assume(0.5)
+        assert parts.admission.behind.wait_s(8) == pytest.approx(8 * 0.5), "no model is loaded: one at a time"
+        parts.metrics.host.assume(3.0)
+        parts.metrics.host.arrive(6)
+        assert parts.admission.behind.wait_s(8) == pytest.approx(6 * 3.0 / 2)
+        assert parts.admission.behind.unready_reason() is not None
+    finally:
+        parts.pool.close()
+
+
+async def test_a_live_server_refuses_by_the_wait_that_it_has_measured():
+    script = DeviceScript(gated=True)
+    options = FakeOptions(delay_s=0.01, max_batch=1)
+    async with running_server(script, options=options, max_wait_s=0.005) as server:
+        first = asyncio.create_task(server.post(image(1)))
+        await script.arrival()
+        refused = await server.post(image(2))
+        script.open()
+        assert (await first).status_code == 200
+    assert (refused.status_code, refused.json()["reason"]) == (429, "wait")
+    assert int(refused.headers["retry-after"]) >= 1
