@@ -3,6 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -71,6 +72,7 @@ class Service:
         models: What `/models` lists, as JSON types.
         gate: Who is let through.
         uploads: The gate that is passed before a body is read.
+        hold: Counts so many bytes among the memory inside while its context is open: an answer that is being written.
         admin: What administrators may change; None where there are none.
     """
 
@@ -81,6 +83,7 @@ class Service:
     live: Callable[[], bool]
     models: Callable[[], Sequence[Mapping[str, Any]]]
     uploads: Uploads
+    hold: Callable[[int], AbstractContextManager[None]]
     gate: Gate = field(default_factory=Gate)
     admin: Admin | None = None
 

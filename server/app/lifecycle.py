@@ -93,7 +93,8 @@ class Process:
             self._certificates = open_certificates(settings)
             service = _service(self.parts, settings, self.gate, self.unready_reason)
             tls = self._certificates.http_context() if self._certificates is not None else None
-            self._http = HttpServer(create_app(service, settings.cors_origin), bound, settings.keep_alive_s, tls)
+            app = create_app(service, settings.cors_origin)
+            self._http = HttpServer(app, bound, settings.keep_alive_s, tls, settings.write_timeout_s)
             self._rpc = RpcServer(service, _rpc_options(settings, self._certificates))
         except Exception:
             bound.close()
@@ -244,6 +245,7 @@ def _service(parts: Parts, settings: Settings, gate: Gate, unready_reason: Calla
         live=lambda: parts.engine.live,
         models=parts.models.listing,
         uploads=parts.uploads,
+        hold=parts.admission.hold,
         gate=gate,
         admin=Admin(parts.roster, parts.pipeline.shadow) if gate.admin_keys is not None else None,
     )

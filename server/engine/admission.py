@@ -149,6 +149,7 @@ class Admission:
         self.behind = surroundings
         self._clock = clock
         self._inside: set[Stay] = set()
+        self._held = 0  # bytes
         self._bookings = Bookings(limits.max_retry_after_s)
         self._draining = False
         self._evicted: ServerError | None = None
@@ -167,8 +168,8 @@ class Admission:
 
     @property
     def memory_inside(self) -> int:
-        """Bytes that they take at their peaks."""
-        return sum(stay.entrant.memory_bytes for stay in self._inside)
+        """Bytes that they take at their peaks, and what is held of those who have left."""
+        return self._held + sum(stay.entrant.memory_bytes for stay in self._inside)
 
     @property
     def draining(self) -> bool:
@@ -210,6 +211,15 @@ class Admission:
             raise self._evicted from None
         finally:
             self._leave(stay)
+
+    @contextmanager
+    def hold(self, memory_bytes: int) -> Iterator[None]:
+        """Count what a request has left behind, such as an answer that nobody has read, while the context is open."""
+        self._held += memory_bytes
+        try:
+            yield
+        finally:
+            self._held -= memory_bytes
 
     def check_open(self) -> None:
         """Refuse whoever comes while nobody is taken, before anything is read of the request.

@@ -290,6 +290,11 @@ class Settings(BaseModel):
         description="Seconds until an idle HTTP connection is closed. Keep it above the idle timeout of the proxy in "
         "front, often 60: if the server closes first, a request that is on its way at that moment is lost.",
     )
+    write_timeout_s: PositiveSeconds = Field(
+        30.0,
+        description="Seconds after which an HTTP connection is cut whose client takes nothing of its answer. Until it "
+        "is read, an answer counts in max_memory_inside_mib.",
+    )
     grpc_max_connection_age_s: Seconds = Field(
         0.0,
         description="Seconds after which a gRPC client is asked to connect anew, ±10 % at random; calls that have "

@@ -66,8 +66,9 @@ class Failing:
 
 def service_of(pipeline: Failing) -> Service:
     metrics = Metrics()
-    uploads = Uploads(UploadLimits(), Admission(AdmissionLimits(), metrics))
-    return Service(pipeline, metrics, TransportLimits(), lambda: None, lambda: True, tuple, uploads)
+    admission = Admission(AdmissionLimits(), metrics)
+    uploads = Uploads(UploadLimits(), admission)
+    return Service(pipeline, metrics, TransportLimits(), lambda: None, lambda: True, tuple, uploads, admission.hold)
 
 
 async def post_to(service: Service) -> httpx.Response:

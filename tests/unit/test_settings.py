@@ -63,6 +63,7 @@ VALUES = {
     "webp_quality": ("70", 70),
     "scaled_decode": ("true", True),
     "keep_alive_s": ("61", 61),
+    "write_timeout_s": ("7.5", 7.5),
     "grpc_max_connection_age_s": ("300", 300.0),
     "grpc_connection_grace_s": ("700", 700.0),
     "grpc_stream_window": ("64", 64),

@@ -1,12 +1,14 @@
 """HTTP/1.1 as uvicorn speaks it, with bounds on what comes before and after a request.
 
-uvicorn reads heads of any size for any time, and waits for ever for the rest of a body that was refused.
+uvicorn reads heads of any size for any time, and waits for ever for the rest of a body that was refused, and for the
+client to read its answer.
 """
 
 import asyncio
 import logging
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -21,6 +23,7 @@ CERTIFIED = "certified"
 MAX_HEAD_BYTES = 32 * 1024  # request line and headers; the larger usual limit of proxies
 MAX_FIELDS = 100
 HEAD_S = 15.0  # from the first byte of a head to its end
+WRITE_S = 30.0  # without a byte taken of what was written, until the connection is cut
 LINGER_S = 30.0  # for the body of a request that is answered already: its client should read the answer first
 
 
@@ -44,6 +47,12 @@ class BoundedProtocol(HttpToolsProtocol):
     _fields = 0
     _fault: _Fault | None = None
     _timer: asyncio.TimerHandle | None = None  # of what the connection waits for: a head, its end, the rest of a body
+    _writing: asyncio.TimerHandle | None = None  # runs while something that was written has not been taken
+    _unwritten = 0  # bytes, when it was set
+
+    def __init__(self, *args: Any, write_s: float = WRITE_S, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own
+        super().__init__(*args, **kwargs)
+        self._write_s = write_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -52,7 +61,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._stop_watching()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        self._stop_watching()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -84,6 +102,7 @@ class BoundedProtocol(HttpToolsProtocol):
         # The parser takes what follows an Upgrade for another protocol: a body would be read as the next request.
         self._check(not (self.parser.should_upgrade() and self._announces_body()), _UPGRADE_WITH_BODY)
         self._disarm()
+        self._watch_writing()  # anew: of the answers before this one, usually nothing is left
         self._head_bytes = None
         super().on_headers_complete()
 
@@ -96,6 +115,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
             self._arm(LINGER_S if self.cycle.more_body else self.timeout_keep_alive)
+        self._watch_writing()  # a closing connection, too, waits for what is left
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request that can be served, and close; the name is uvicorn's."""
@@ -112,6 +132,7 @@ class BoundedProtocol(HttpToolsProtocol):
             )
             self.transport.write(head.encode() + body)
         self.transport.close()
+        self._watch_writing()
 
     def _may_answer(self) -> bool:
         """Whether what is written now would be read as the answer to what is wrong, not to a request before it."""
@@ -141,6 +162,25 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _watch_writing(self) -> None:
+        """Give the client so long to take something of what was written, and as long again whenever it does."""
+        self._stop_watching()
+        self._unwritten = self.transport.get_write_buffer_size()
+        if self._unwritten:
+            self._writing = self.loop.call_later(self._write_s, self._check_writing)
+
+    def _stop_watching(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+
+    def _check_writing(self) -> None:
+        if self.transport.get_write_buffer_size() < self._unwritten:
+            self._watch_writing()
+        else:
+            _log.info("connection cut: its client reads nothing", extra={"unwritten": self._unwritten})
+            self.transport.abort()
 
     def _give_up(self) -> None:
         if self._head_bytes is not None:

@@ -1,10 +1,12 @@
 """`POST /segment`: one image in, one image out."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from server.api.rest.disconnect import run_while_connected
 from server.api.rest.limits import announced_bytes, check_size
@@ -15,6 +17,28 @@ from server.observability.logs import request_id
 from server.pipeline.options import parse_options
 from server.pipeline.request import SegmentRequest, SegmentResult
 
+_PIECE = 256 * 1024  # bytes; the server waits for the client in between
+
+
+class Answer(Response):
+    """An image, written as fast as the client reads it, and counted until then."""
+
+    def __init__(
+        self, result: SegmentResult, headers: dict[str, str], hold: Callable[[int], AbstractContextManager[None]]
+    ) -> None:
+        super().__init__(result.body, media_type=result.media_type, headers=headers)
+        self._hold = hold
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = len(self.body)
+        with self._hold(size):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for start in range(0, size, _PIECE):
+                # A copy: a view in the buffer of the connection would keep the whole body.
+                piece = bytes(self.body[start : start + _PIECE])
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})  # which waits for the last piece
+
 
 async def segment(request: Request, service: Service) -> Response:
     """Answer one HTTP request; the work is dropped when the client leaves.
@@ -24,7 +48,7 @@ async def segment(request: Request, service: Service) -> Response:
     """
     # No name holds the request here: the pipeline frees the upload as soon as it is decoded.
     work = service.pipeline.segment(await _read(request, service))
-    return _respond(await run_while_connected(request.receive, work))
+    return _respond(await run_while_connected(request.receive, work), service)
 
 
 async def _read(request: Request, service: Service) -> SegmentRequest:
@@ -50,7 +74,7 @@ async def _read(request: Request, service: Service) -> SegmentRequest:
     return SegmentRequest(upload.image, options, request_id.get(), getattr(request.state, "account", None))
 
 
-def _respond(result: SegmentResult) -> Response:
+def _respond(result: SegmentResult, service: Service) -> Response:
     headers = {
         "X-Model": result.model,
         "X-Artifact": result.artifact,
@@ -61,4 +85,4 @@ def _respond(result: SegmentResult) -> Response:
         headers["X-Refine"] = f"stages={len(report.stages)}, tiles={report.tiles}, dropped={report.dropped}"
         if report.crop is not None:
             headers["X-Refine"] += ", cropped"
-    return Response(result.body, media_type=result.media_type, headers=headers)
+    return Answer(result, headers, service.hold)

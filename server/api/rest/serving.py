@@ -6,18 +6,24 @@ import math
 import socket
 import ssl
 from collections.abc import Iterator
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from server.api.rest.protocol import BoundedProtocol
+from server.api.rest.protocol import WRITE_S, BoundedProtocol
 
 
 class HttpServer:
     """One HTTP server on a socket that is bound already."""
 
     def __init__(
-        self, app: ASGIApp, bound: socket.socket, keep_alive_s: int = 75, tls: ssl.SSLContext | None = None
+        self,
+        app: ASGIApp,
+        bound: socket.socket,
+        keep_alive_s: int = 75,
+        tls: ssl.SSLContext | None = None,
+        write_s: float = WRITE_S,
     ) -> None:
         """Build the server, without accepting connections yet.
 
@@ -26,10 +32,11 @@ class HttpServer:
             bound: Socket to listen on.
             keep_alive_s: Seconds until an idle connection is closed.
             tls: None serves in the clear.
+            write_s: Seconds until a connection is cut whose client takes nothing of what was written to it.
         """
         config = uvicorn.Config(
             app,
-            http=BoundedProtocol,
+            http=partial(BoundedProtocol, write_s=write_s),  # type: ignore[arg-type]  # called, and no more
             ws="none",
             lifespan="off",
             log_config=None,
