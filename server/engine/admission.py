@@ -56,7 +56,7 @@ class AdmissionLimits:
     max_megapixels: float = 400.0
     max_memory_bytes: float = math.inf
     max_wait_s: float = math.inf
-    max_retry_after_s: int = 300
+    max_retry_after_s: int = 600
 
     def __post_init__(self) -> None:
         amounts = (self.max_megapixels, self.max_memory_bytes, self.max_wait_s)

@@ -22,6 +22,7 @@ _HONOURED_S = 30.0  # that a late one still goes before newcomers
 _RECALL_S = 0.25  # between two searches that find no instant at all
 _CLOSE = 16  # seconds ahead, each of which is looked at for every client
 _MOST = 20_000  # promises at a time
+_ALIKE_SHARE = 8  # the part of the longest wait, one in so many, that requests which are alike can fill
 _LEAST_SHARE = 0.2  # that is taken to come, however few did: the next crowd may obey
 _WEIGHT = 0.02  # of one booking in that share: about the last fifty count
 
@@ -47,6 +48,7 @@ class Wish:
 @dataclass(slots=True, eq=False)
 class _Booking:
     instant: float
+    order: int
     wish: Wish
     kept: bool = False
 
@@ -63,24 +65,24 @@ class Bookings:
         self._max_ahead_s = max_ahead_s
         self._order = itertools.count()
         self._by_instant: list[tuple[float, int, _Booking]] = []
-        self._by_fingerprint: dict[int, _Booking] = {}
+        self._by_fingerprint: dict[int, list[_Booking]] = {}  # of clients that send the same, the earliest first
         self._window_s = self._total_s = 0.0
         self._full_at = self._hint = -math.inf
         self._came = 1.0  # of those who were to come lately, the share that did
         self._settled_at = -math.inf
 
     def __len__(self) -> int:
-        return len(self._by_fingerprint)
+        return sum(map(len, self._by_fingerprint.values()))
 
     def is_due(self, fingerprint: int | None, now: float) -> bool:
         """Whether this client was told to come now."""
-        booking = self._find(fingerprint, now)
-        return booking is not None and booking.instant - _EARLY_S <= now
+        return self._find(fingerprint, now) is not None
 
     def keep(self, fingerprint: int | None) -> None:
-        """This client has been let in."""
-        if fingerprint is not None and (booking := self._by_fingerprint.pop(fingerprint, None)) is not None:
-            booking.kept = True
+        """This client has been let in; of several that send the same it was the one that was to come first."""
+        if fingerprint is not None and (alike := self._by_fingerprint.get(fingerprint)):
+            alike[0].kept = True
+            self._drop(alike[0], fingerprint)
 
     def expected(self, now: float) -> list[Wish]:
         """What those want who should be here by now, or will be soon."""
@@ -88,7 +90,11 @@ class Bookings:
         return [booking.wish for booking in near if not booking.kept and booking.wish.fingerprint is not None]
 
     def book(self, wish: Wish, room_s: float, now: float) -> int:
-        """Promise somebody a time; who has one still to come is told that again.
+        """Promise somebody a time.
+
+        Who asks again too early cannot be told from another that sends the same, so it is promised one more; but of the
+        time that can be promised, a part is the most that goes to requests that are alike. Then they share the last
+        instant. Who came as told keeps nothing: it has come, and gets another time.
 
         Args:
             wish: Of the client that is refused.
@@ -100,19 +106,22 @@ class Bookings:
         """
         self._settle(now)
         self._forget(now)
-        booking = self._find(wish.fingerprint, now)
-        if booking is not None and booking.instant > now:
-            return max(1, math.ceil(booking.instant - now))
+        fingerprint = wish.fingerprint
+        if fingerprint is not None and (due := self._find(fingerprint, now)) is not None:
+            self._resign(due, fingerprint)
+        alike = self._by_fingerprint.get(fingerprint, []) if fingerprint is not None else []
+        if alike and alike[-1].instant > now and len(alike) * wish.need_s >= self._max_ahead_s / _ALIKE_SHARE:
+            return max(1, math.ceil(alike[-1].instant - now))
         self._window_s = max(room_s, wish.need_s) / SHARE
         ahead_s = self._search(wish.need_s, max(room_s, wish.need_s), now)
         if ahead_s is None:
             self._full_at = now
             return self._max_ahead_s
-        made = _Booking(now + ahead_s, wish)
-        bisect.insort(self._by_instant, (made.instant, next(self._order), made))
+        made = _Booking(now + ahead_s, next(self._order), wish)
+        bisect.insort(self._by_instant, (made.instant, made.order, made))
         self._total_s += wish.need_s
-        if wish.fingerprint is not None:
-            self._by_fingerprint[wish.fingerprint] = made
+        if fingerprint is not None:
+            bisect.insort(self._by_fingerprint.setdefault(fingerprint, []), made, key=_instant)
         return ahead_s
 
     def _search(self, need_s: float, room_s: float, now: float) -> int | None:
@@ -150,14 +159,36 @@ class Bookings:
         return [booking for _, _, booking in self._by_instant[low:high]]
 
     def _find(self, fingerprint: int | None, now: float) -> _Booking | None:
-        booking = self._by_fingerprint.get(fingerprint) if fingerprint is not None else None
-        return booking if booking is not None and now <= booking.instant + _HONOURED_S else None
+        """Of one who was told to come now."""
+        for booking in self._by_fingerprint.get(fingerprint, ()) if fingerprint is not None else ():
+            if booking.instant - _EARLY_S > now:
+                break
+            if now <= booking.instant + _HONOURED_S:
+                return booking
+        return None
+
+    def _resign(self, booking: _Booking, fingerprint: int) -> None:
+        """Take back a promise that was not kept to a client that came."""
+        self._drop(booking, fingerprint)
+        if booking.instant > self._settled_at:  # the others have been counted
+            self._count(came=True)
+        self._total_s -= booking.wish.need_s
+        del self._by_instant[bisect.bisect_left(self._by_instant, (booking.instant, booking.order))]
+
+    def _drop(self, booking: _Booking, fingerprint: int) -> None:
+        alike = self._by_fingerprint[fingerprint]
+        alike.remove(booking)
+        if not alike:
+            del self._by_fingerprint[fingerprint]
+
+    def _count(self, *, came: bool) -> None:
+        self._came += _WEIGHT * (came - self._came)
 
     def _settle(self, now: float) -> None:
         """Learn from the bookings whose time has come since the last one was made."""
         for booking in self._between(math.nextafter(self._settled_at, math.inf), now - _HELD_S):
             if booking.wish.fingerprint is not None:
-                self._came += _WEIGHT * (booking.kept - self._came)
+                self._count(came=booking.kept)
         self._settled_at = now - _HELD_S
 
     def _forget(self, now: float) -> None:
@@ -166,6 +197,10 @@ class Bookings:
         for _, _, booking in self._by_instant[:past]:
             self._total_s -= booking.wish.need_s
             fingerprint = booking.wish.fingerprint
-            if fingerprint is not None and self._by_fingerprint.get(fingerprint) is booking:
-                del self._by_fingerprint[fingerprint]
+            if fingerprint is not None and booking in self._by_fingerprint.get(fingerprint, ())[:1]:
+                self._drop(booking, fingerprint)
         del self._by_instant[:past]
+
+
+def _instant(booking: _Booking) -> float:
+    return booking.instant

@@ -37,12 +37,44 @@ def test_who_has_come_is_expected_no_more():
     assert len(found) == 1
 
 
-def test_who_asks_again_too_early_is_told_what_is_left():
+def test_each_of_those_who_send_the_same_has_a_time_of_its_own():
     found = Bookings(300)
-    first = [found.book(wish(client), room_s=1.0, now=NOW) for client in range(5)]
-    assert first == sorted(set(first)), "one at a time"
-    assert [found.book(wish(client), room_s=1.0, now=NOW + 0.5) for client in range(5)] == first
-    assert found.book(wish(4), room_s=1.0, now=NOW + first[4] - 3) == 3
+    told = [found.book(wish(7), room_s=1.0, now=NOW) for _ in range(5)]
+    assert told == sorted(set(told)), "one at a time"
+    for seconds in told:
+        assert found.is_due(7, NOW + seconds)
+        found.keep(7)
+        assert not found.is_due(7, NOW + seconds), "the next one is for another"
+    assert len(found) == 0
+
+
+def test_who_asks_again_too_early_keeps_its_place():
+    found = Bookings(300)
+    first = found.book(wish(7), room_s=1.0, now=NOW)
+    assert first == 1
+    assert found.book(wish(7), room_s=1.0, now=NOW + 0.5) > first
+    assert found.is_due(7, NOW + first)
+
+
+def test_requests_that_are_alike_fill_a_part_of_the_line_and_then_share_its_end():
+    found = Bookings(80)
+    told = [found.book(wish(7), room_s=1.0, now=NOW) for _ in range(50)]
+    assert len(found) == 80 // bookings._ALIKE_SHARE
+    assert set(told[len(found) :]) == {max(told)}
+    assert max(told) < 40
+    assert found.book(wish(8), room_s=1.0, now=NOW) < 40
+
+
+def test_who_came_as_told_and_found_no_room_has_come():
+    """Refused at the first return, let in at the second."""
+    found, now = Bookings(300), NOW
+    for client in range(300):
+        now += found.book(wish(client, 0.5), room_s=1.0, now=now)
+        now += found.book(wish(client, 0.5), room_s=1.0, now=now)
+        assert [each.fingerprint for each in found.expected(now)] == [client], "once"
+        found.keep(client)
+        now += 40
+    assert found._came == pytest.approx(1.0)
 
 
 def test_whoever_cannot_be_known_again_takes_time_and_no_room():
@@ -58,7 +90,6 @@ def test_beyond_the_longest_wait_nothing_is_promised():
     told = [found.book(wish(client), room_s=1.0, now=NOW) for client in range(20)]
     assert max(told) == 10
     assert len(found) < 10
-    assert found.book(wish(0), room_s=1.0, now=NOW) == told[0]
 
 
 def test_a_gap_that_was_passed_over_is_filled_when_it_is_close():
