@@ -36,7 +36,8 @@ from server.observability.metrics import Metrics
 _EVIDENCE = 8  # answers before anyone is refused on a prediction
 _NOT_READY_RETRY_S = 5  # warming up takes seconds, but is not measured
 _DRAINING_RETRY_S = 1  # another process takes it
-_HELD_SHARE = 4  # the part of the room, one in so many, that is held for those who are due
+HELD_SHARE = 4
+"""The part of the room, one in so many, that is held for those who are due."""
 _MIB = 1 << 20
 
 
@@ -291,36 +292,36 @@ class Admission:
         limits, number = self.limits, len(self._inside)
         due = self._bookings.is_due(entrant.fingerprint, now)
         held = [] if due else self._bookings.expected(now)  # room that is not for newcomers
-        if number >= limits.max_requests - min(len(held), limits.max_requests // _HELD_SHARE):
+        if number >= limits.max_requests - min(len(held), limits.max_requests // HELD_SHARE):
             detail = f"at most {limits.max_requests} requests are taken at a time, {number} are inside"
-            self._refuse_room("requests", detail + _and_held(held), entrant, limits.max_requests)
+            self._refuse_room("requests", detail + and_held(held), entrant, limits.max_requests)
         self._check_wait(entrant, held)
         megapixels, inside = entrant.megapixels, self.megapixels_inside
-        kept = min(math.fsum(wish.megapixels for wish in held), limits.max_megapixels / _HELD_SHARE) if held else 0.0
+        kept = min(math.fsum(wish.megapixels for wish in held), limits.max_megapixels / HELD_SHARE) if held else 0.0
         if self._inside and inside + megapixels + kept > limits.max_megapixels:
             detail = (
                 f"at most {limits.max_megapixels:g} megapixels are taken at a time, {inside:.3g} are inside, "
                 f"and this image has {megapixels:.3g}"
             )
-            self._refuse_room("megapixels", detail + _and_held(held), entrant, number)
+            self._refuse_room("megapixels", detail + and_held(held), entrant, number)
         taken, need = self.memory_inside, entrant.memory_bytes
-        kept = min(sum(wish.memory_bytes for wish in held), limits.max_memory_bytes / _HELD_SHARE) if held else 0.0
+        kept = min(sum(wish.memory_bytes for wish in held), limits.max_memory_bytes / HELD_SHARE) if held else 0.0
         if taken + need + (kept if self._inside else 0) > limits.max_memory_bytes:
             detail = (
                 f"at most {limits.max_memory_bytes / _MIB:.0f} MiB of memory are taken at a time, "
                 f"{taken / _MIB:.0f} are, and this request needs {need / _MIB:.0f}"
             )
-            self._refuse_room("memory", detail + _and_held(held), entrant, number)
+            self._refuse_room("memory", detail + and_held(held), entrant, number)
 
     def _check_wait(self, entrant: Entrant, held: Sequence[Wish]) -> None:
         most = self.limits.max_wait_s
         if most == math.inf:
             return
         ahead = sum(stay.waits for stay in self._inside)
-        wait_s = self.behind.wait_s(ahead + min(len(held), (ahead + 1) // (_HELD_SHARE - 1)))
+        wait_s = self.behind.wait_s(ahead + min(len(held), (ahead + 1) // (HELD_SHARE - 1)))
         if wait_s > most:
             detail = f"at most {most:g} s of waiting are allowed, {ahead} requests are ahead and take {wait_s:.3g} s"
-            self._refuse_room("wait", detail + _and_held(held), entrant, ahead)
+            self._refuse_room("wait", detail + and_held(held), entrant, ahead)
 
     def _check_deadline(self, entrant: Entrant, now: float) -> None:
         remaining, mine = entrant.deadline - now, (entrant.priority, entrant.deadline)
@@ -341,7 +342,7 @@ class Admission:
         # An image that is refused for its size waits until as much as it has may have left.
         need_s = entrant.megapixels / per_s if reason in ("megapixels", "memory") and per_s else request_s
         wish = Wish(entrant.megapixels, entrant.memory_bytes, need_s, entrant.fingerprint)
-        after_s = self._bookings.book(wish, max(1, crowd // _HELD_SHARE) * request_s, self._clock())
+        after_s = self._bookings.book(wish, max(1, crowd // HELD_SHARE) * request_s, self._clock())
         self._refuse(reason, OverloadedError(detail, retry_after_s=after_s))
 
     def _refuse(self, reason: str, error: ServerError) -> NoReturn:
@@ -366,5 +367,6 @@ def _current_task() -> "asyncio.Task[object] | None":
         return None
 
 
-def _and_held(held: Sequence[Wish]) -> str:
+def and_held(held: Sequence[Wish]) -> str:
+    """What a refusal adds where room is held."""
     return f"; {len(held)} who were told to come back now go first" if held else ""

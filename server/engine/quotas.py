@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import NoReturn
 
-from server.engine.admission import Admission
+from server.engine.admission import HELD_SHARE, Admission, Entrant, and_held
+from server.engine.bookings import Bookings, Wish
 from server.engine.service_rate import ServiceRate
 from server.errors import OverloadedError
 from server.observability.metrics import Metrics
@@ -100,7 +102,7 @@ class Quotas:
 
     def inside(self, name: str) -> Mapping[str, float]:
         """What the requests for a model take now: `requests`, `megapixels`, `memory_mib`."""
-        quota = self._by_name.get(name) or _Quota()
+        quota = self._by_name.get(name) or _Quota(self._server.max_retry_after_s)
         taken = (quota.requests, round(quota.megapixels, 3), round(quota.memory_bytes / _MIB, 1))
         return dict(zip(("requests", "megapixels", "memory_mib"), taken, strict=True))
 
@@ -109,91 +111,87 @@ class Quotas:
         self._by_name.pop(name, None)
 
     @contextmanager
-    def enter(self, name: str, limits: ModelLimits, megapixels: float, memory_bytes: int) -> Iterator[None]:
+    def enter(self, name: str, limits: ModelLimits, entrant: Entrant) -> Iterator[None]:
         """Count a request for a model while the context is open.
 
         Raises:
             OverloadedError: Too much is inside for this model; `retry_after_s` says when to come back.
         """
-        quota = self._by_name.setdefault(name, _Quota())
-        self._check(name, limits, megapixels, memory_bytes)
+        quota = self._quota(name)
+        self.check(name, limits, entrant)
+        quota.bookings.keep(entrant.fingerprint)
         if not quota.requests:
             quota.rate.begin(self._clock())
-        taken = (megapixels, memory_bytes)
-        quota.taken.append(taken)
+        quota.inside.append(entrant)
         try:
             yield
-            quota.rate.finish(megapixels, self._clock())
+            quota.rate.finish(entrant.megapixels, self._clock())
         finally:
-            quota.taken.remove(taken)
+            quota.inside.remove(entrant)
             if not quota.requests:
                 quota.rate.end(self._clock())
 
-    def check(self, name: str, limits: ModelLimits) -> None:
-        """Refuse now who would be refused whatever the size of its image.
+    def check(self, name: str, limits: ModelLimits, entrant: Entrant) -> None:
+        """Refuse who could not come in now. Of an image that is not known yet the size is 0.
 
         Raises:
             OverloadedError: As `enter`.
         """
-        self._check(name, limits, 0.0, 0)
-
-    def _check(self, name: str, limits: ModelLimits, megapixels: float, memory_bytes: int) -> None:
-        quota, server, share = self._by_name.get(name) or _Quota(), self._server, limits.share or 1.0
+        quota, server, share, now = self._quota(name), self._server, limits.share or 1.0, self._clock()
+        held = [] if quota.bookings.is_due(entrant.fingerprint, now) else quota.bookings.expected(now)
         most = max(1, math.floor(min(limits.max_requests or math.inf, server.max_requests * share)))
-        if quota.requests >= most:
-            detail = f"at most {most} requests are taken at a time, and so many are inside"
-            self._refuse(name, quota, "model_requests", detail)
+        if quota.requests >= most - min(len(held), most // HELD_SHARE):
+            detail = f"at most {most} requests are taken at a time, {quota.requests} are inside"
+            self._refuse(name, "model_requests", detail + and_held(held), entrant, most)
         if not quota.requests:
             return  # the first one always comes in: the server's own limits have let it through
-        area = min(limits.max_megapixels or math.inf, server.max_megapixels * share)
-        if quota.megapixels + megapixels > area:
+        megapixels, area = entrant.megapixels, min(limits.max_megapixels or math.inf, server.max_megapixels * share)
+        kept = min(math.fsum(wish.megapixels for wish in held), area / HELD_SHARE) if held else 0.0
+        if quota.megapixels + megapixels + kept > area:
             found = f"{quota.megapixels:.3g} are inside, and this image has {megapixels:.3g}"
-            self._refuse(name, quota, "model_megapixels", f"at most {area:g} megapixels are taken at a time, {found}")
-        memory = server.max_memory_bytes * share
-        if quota.memory_bytes + memory_bytes > memory:
-            found = f"{quota.memory_bytes / _MIB:.0f} are, and this request needs {memory_bytes / _MIB:.0f}"
+            detail = f"at most {area:g} megapixels are taken at a time, {found}"
+            self._refuse(name, "model_megapixels", detail + and_held(held), entrant, quota.requests)
+        need, memory = entrant.memory_bytes, server.max_memory_bytes * share
+        kept = min(sum(wish.memory_bytes for wish in held), memory / HELD_SHARE) if held else 0.0
+        if quota.memory_bytes + need + kept > memory:
+            found = f"{quota.memory_bytes / _MIB:.0f} are, and this request needs {need / _MIB:.0f}"
             detail = f"at most {memory / _MIB:.0f} MiB of memory are taken at a time, {found}"
-            self._refuse(name, quota, "model_memory", detail)
+            self._refuse(name, "model_memory", detail + and_held(held), entrant, quota.requests)
 
-    def _refuse(self, name: str, quota: "_Quota", reason: str, detail: str) -> None:
+    def _quota(self, name: str) -> "_Quota":
+        return self._by_name.setdefault(name, _Quota(self._server.max_retry_after_s))
+
+    def _refuse(self, name: str, reason: str, detail: str, entrant: Entrant, crowd: int) -> NoReturn:
+        """Refuse where `crowd` requests are what there is room for; when to come back is promised as at the door."""
         self._metrics.refusals.labels(reason).inc()
-        per_s = quota.rate.requests_per_s or self._server_rate.requests_per_s
-        request_s = 1 / per_s if per_s else self._metrics.device.item_s or 1.0
-        retry_after_s = quota.line.join(request_s, quota.requests, self._clock(), self._server.max_retry_after_s)
-        error = OverloadedError(f"model {name}: {detail}", retry_after_s=retry_after_s)
+        quota = self._quota(name)
+        rate = quota.rate if quota.rate.finished else self._server_rate
+        request_s = 1 / rate.requests_per_s if rate.requests_per_s else self._metrics.device.item_s or 1.0
+        per_s = rate.megapixels_per_s
+        need_s = entrant.megapixels / per_s if reason != "model_requests" and per_s else request_s
+        wish = Wish(entrant.megapixels, entrant.memory_bytes, need_s, entrant.fingerprint)
+        after_s = quota.bookings.book(wish, max(1, crowd // HELD_SHARE) * request_s, self._clock())
+        error = OverloadedError(f"model {name}: {detail}", retry_after_s=after_s)
         error.reason = reason
         raise error
 
 
-class _Line:
-    """Those who were refused: each gets a turn of its own, so that they do not all come back at the same moment."""
-
-    def __init__(self) -> None:
-        self._end = -math.inf
-
-    def join(self, request_s: float, ahead: int, now: float, most_s: float) -> int:
-        """Whole seconds until the turn of one more; by the last turn all who are ahead now have left."""
-        latest = now + min(max(1, ahead) * request_s, most_s)
-        self._end = min(max(self._end, now) + request_s, latest)
-        return max(1, math.ceil(self._end - now))
-
-
 class _Quota:
-    """What is inside for one model: megapixels and bytes of each request."""
+    """What is inside for one model, and what was promised to those who are not."""
 
-    def __init__(self) -> None:
-        self.taken: list[tuple[float, int]] = []
+    def __init__(self, max_retry_after_s: int) -> None:
+        self.inside: list[Entrant] = []
         self.rate = ServiceRate()
-        self.line = _Line()
+        self.bookings = Bookings(max_retry_after_s)
 
     @property
     def requests(self) -> int:
-        return len(self.taken)
+        return len(self.inside)
 
     @property
     def megapixels(self) -> float:
-        return math.fsum(megapixels for megapixels, _ in self.taken)
+        return math.fsum(entrant.megapixels for entrant in self.inside)
 
     @property
     def memory_bytes(self) -> int:
-        return sum(memory_bytes for _, memory_bytes in self.taken)
+        return sum(entrant.memory_bytes for entrant in self.inside)

@@ -96,7 +96,7 @@ class Pipeline:
         deadline = self._clock() + timeout_s
         entrant = Entrant(0.0, 0, options.priority, deadline, request.account, fingerprint(request))
         self._admission.check(entrant)
-        self.quotas.check(model.name, model.limits)
+        self.quotas.check(model.name, model.limits, entrant)
         return timeout_s
 
     async def segment(self, request: SegmentRequest) -> SegmentResult:
@@ -130,7 +130,7 @@ class Pipeline:
             entrant = Entrant(header.megapixels, memory, options.priority, deadline, account, known_by, extra_s)
             with (
                 self._admission.enter(entrant) as stay,
-                self.quotas.enter(model.name, model.limits, header.megapixels, memory),
+                self.quotas.enter(model.name, model.limits, entrant),
             ):
                 sampled = image if self.shadow.chooses(model) else None
                 call = _Call(options, model, header, request_id, stay, arrived, image, sampled, plan)

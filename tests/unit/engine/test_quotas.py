@@ -1,12 +1,16 @@
 """What one model's requests may take: by number, megapixels, memory and share; honest advice; exact counts."""
 
 import contextlib
+import heapq
+import itertools
+import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
-from server.engine.admission import Admission, AdmissionLimits
+from server.engine.admission import Admission, AdmissionLimits, Entrant
 from server.engine.quotas import ModelLimits, ModelLimitsError, Quotas, parse_model_limits
 from server.errors import OverloadedError
 from server.observability.metrics import REFUSALS, Metrics
@@ -26,11 +30,14 @@ class Rig:
     def inside(self, requests: int, limits: ModelLimits, megapixels: float = 1.0, memory: int = MIB) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             for _ in range(requests):
-                stack.enter_context(self.quotas.enter("m", limits, megapixels, memory))
+                stack.enter_context(self.quotas.enter("m", limits, Entrant(megapixels, memory)))
             yield
 
-    def refusal(self, limits: ModelLimits, megapixels: float = 1.0, memory: int = MIB) -> OverloadedError:
-        with pytest.raises(OverloadedError) as caught, self.quotas.enter("m", limits, megapixels, memory):
+    def refusal(
+        self, limits: ModelLimits, megapixels: float = 1.0, memory: int = MIB, client: int | None = None
+    ) -> OverloadedError:
+        entrant = Entrant(megapixels, memory, fingerprint=client)
+        with pytest.raises(OverloadedError) as caught, self.quotas.enter("m", limits, entrant):
             pass
         assert caught.value.reason is not None
         return caught.value
@@ -52,7 +59,7 @@ def test_requests_of_one_model_are_counted_apart_from_those_of_others():
     rig, limits = Rig(), ModelLimits(max_requests=2)
     with rig.inside(2, limits):
         assert "model m: at most 2 requests" in rig.refusal(limits).detail
-        with rig.quotas.enter("other", limits, 1, MIB):
+        with rig.quotas.enter("other", limits, Entrant(1, MIB)):
             pass
     with rig.inside(2, limits):
         pass
@@ -96,8 +103,54 @@ def test_the_advice_is_the_models_own_pace_and_every_refused_one_has_its_turn():
         with rig.inside(1, limits):
             rig.clock.advance(2)
     with rig.inside(4, limits):
-        advice = [rig.refusal(limits).retry_after_s for _ in range(6)]
-    assert advice == [2, 4, 6, 8, 8, 8], "two seconds each; by the fourth turn all who are inside have left"
+        advice = [rig.refusal(limits, client=client).retry_after_s or 0 for client in range(6)]
+    assert advice[0] == 2
+    assert all(later - earlier in (2, 3) for earlier, later in itertools.pairwise(advice)), "two seconds each, or more"
+
+
+def rush(limits: ModelLimits, newcomers_per_s: float, seconds: float) -> list[bool]:
+    """Requests of a second each; half of those refused come back when told, once: whether each was let in."""
+    rig, rng, order = Rig(), random.Random(1), itertools.count()  # noqa: S311 - arrivals, not secrets
+    welcome: list[bool] = []
+    events: list[tuple[float, int, Callable[[], None]]] = []
+
+    def at(when: float, event: Callable[[], None]) -> None:
+        heapq.heappush(events, (when, next(order), event))
+
+    def arrive(client: int, *, returns: bool) -> None:
+        visit = rig.quotas.enter("m", limits, Entrant(1.0, MIB, fingerprint=client))
+        try:
+            visit.__enter__()
+        except OverloadedError as error:
+            if returns:
+                welcome.append(False)
+            elif rng.random() < 0.5:
+                late = rng.uniform(0.001, 0.02)
+                at(rig.clock.now + (error.retry_after_s or 0) + late, partial(arrive, client, returns=True))
+            return
+        if returns:
+            welcome.append(True)
+        at(rig.clock.now + 1.0, lambda: visit.__exit__(None, None, None) and None)
+
+    when = 0.0
+    for client in itertools.count():
+        when += rng.expovariate(newcomers_per_s)
+        if when > seconds:
+            break
+        at(rig.clock.now + when, partial(arrive, client, returns=False))
+    while events:
+        when, _, event = heapq.heappop(events)
+        rig.clock.advance(max(0.0, when - rig.clock.now))
+        event()
+    return welcome
+
+
+@pytest.mark.parametrize(("most", "share"), [(4, 0.8), (8, 0.9), (12, 0.9)])
+def test_at_three_times_the_speed_of_a_model_who_obeys_is_let_in(most, share):
+    """Of four places one is held, and it can be taken when the next one comes."""
+    welcome = rush(ModelLimits(max_requests=most), 3.0 * most, 100.0)
+    assert len(welcome) > 100
+    assert sum(welcome) / len(welcome) >= share
 
 
 def test_before_the_first_answer_the_pace_is_that_of_the_server():
@@ -117,9 +170,9 @@ def test_a_name_that_is_forgotten_begins_anew_while_its_requests_leave():
 
 def test_a_check_refuses_who_would_be_and_takes_nothing():
     rig, limits = Rig(), ModelLimits(max_requests=1)
-    rig.quotas.check("m", limits)
+    rig.quotas.check("m", limits, Entrant(0.0))
     with rig.inside(1, limits), pytest.raises(OverloadedError):
-        rig.quotas.check("m", limits)
+        rig.quotas.check("m", limits, Entrant(0.0))
     assert Counter(rig.refusals()) == {"model_requests": 1}
 
 
