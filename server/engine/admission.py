@@ -14,9 +14,10 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from server.access import Account
 from server.engine.batching import Priority
@@ -221,6 +222,17 @@ class Admission:
             yield
         finally:
             self._held -= memory_bytes
+
+    def hold_until(self, memory_bytes: int, done: Future[Any]) -> None:
+        """Count what a request has left behind until work that has begun is done. In the event loop."""
+        loop, held = asyncio.get_running_loop(), ExitStack()
+        held.enter_context(self.hold(memory_bytes))
+
+        def let_go(_: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody counts any more
+                loop.call_soon_threadsafe(held.close)
+
+        done.add_done_callback(let_go)
 
     def check_open(self) -> None:
         """Refuse whoever comes while nobody is taken, before anything is read of the request.

@@ -1,9 +1,11 @@
 """The life of one request: look at the header, enter, decode, infer, compose, encode, leave."""
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +135,8 @@ class Pipeline:
                 self.quotas.enter(model.name, model.limits, entrant),
             ):
                 sampled = image if self.shadow.chooses(model) else None
-                call = _Call(options, model, header, request_id, stay, arrived, image, sampled, plan)
+                outlived = partial(self._admission.hold_until, memory)
+                call = _Call(options, model, header, request_id, stay, arrived, outlived, image, sampled, plan)
                 del image, sampled
                 return await self._serve(call)
 
@@ -242,6 +245,7 @@ class _Call:
     request_id: str
     stay: Stay
     arrived: float
+    outlived: Callable[[Future[Any]], None]  # see `HostWork`
     image: bytes | None = field(repr=False)
     sampled: bytes | None = field(repr=False)  # the upload again, kept for the shadow until it is answered
     plan: RefinePlan | None = None
@@ -254,7 +258,7 @@ class _Call:
 
     def host_work(self, kind: str) -> HostWork:
         """What is to be done for it on the host."""
-        return HostWork(kind, self.header.megapixels, self.options.priority, self.arrived)
+        return HostWork(kind, self.header.megapixels, self.options.priority, self.arrived, self.outlived)
 
     def take_image(self) -> bytes:
         """The upload, which the call then holds no longer."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import cv2
@@ -21,6 +21,7 @@ from server.observability.station import Station
 T = TypeVar("T")
 
 _AGEING_S = 30.0  # as in `EngineLimits`: so much earlier outweighs one priority
+_TOO_LATE = "the deadline passed while the image was being prepared or encoded"
 _OVERHEAD = 0.1  # megapixels that take as long as what does not depend on the size
 
 
@@ -43,12 +44,15 @@ class HostWork:
         priority: Of its request.
         since: Monotonic seconds at which its request came; None is now. Among equals the oldest request goes first,
             whatever is to be done for it, so that what has been begun is finished.
+        outlived: Told of work that has begun and goes on although its caller waits no longer; what it takes is taken
+            until the future is done.
     """
 
     kind: str = ""
     megapixels: float = 1 - _OVERHEAD
     priority: Priority = Priority.NORMAL
     since: float | None = None
+    outlived: "Callable[[Future[Any]], None] | None" = field(default=None, compare=False, repr=False)
 
     @property
     def cost(self) -> float:
@@ -105,13 +109,18 @@ class HostPool:
             what: What it is.
 
         Raises:
-            DeadlineExceededError: The deadline has passed.
+            DeadlineExceededError: The deadline has passed; what had not begun by then does not begin.
         """
         submitted = self.clock()
+        if deadline <= submitted:
+            raise DeadlineExceededError(_TOO_LATE)
         context = contextvars.copy_context()
 
         def timed() -> Timed[T]:
             started = self.clock()
+            if deadline <= started:
+                self._station.leave(what.cost, what.kind)
+                raise DeadlineExceededError(_TOO_LATE)
             with self._station.work(what.cost, what.kind):
                 result = context.run(work)
             return Timed(result, started - submitted, self.clock() - started)
@@ -127,7 +136,11 @@ class HostPool:
             async with asyncio.timeout(deadline - submitted):
                 return await asyncio.wrap_future(future)
         except TimeoutError as error:
-            raise DeadlineExceededError("the deadline passed while the image was being prepared or encoded") from error
+            raise DeadlineExceededError(_TOO_LATE) from error
+        finally:
+            # Now: the cancellation of what was awaited reaches the pool only in the loop's next turn.
+            if not future.cancel() and not future.done() and what.outlived is not None:
+                what.outlived(future)
 
     def close(self) -> None:
         """Take no more and drop what has not begun. Returns at once; what has begun runs on."""
@@ -152,13 +165,16 @@ class _Line:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._order = itertools.count()
-        self._waiting: list[tuple[float, int, Callable[[], Any], Future[Any]]] = []
+        self._waiting: list[tuple[float, int, Future[Any]]] = []
+        self._work: dict[Future[Any], Callable[[], Any]] = {}  # of what waits and is not cancelled
 
     def add(self, work: Callable[[], T], urgency: float) -> Future[T]:
-        """Let work wait; a lower number is more urgent. Cancelling the future takes it out."""
+        """Let work wait; a lower number is more urgent. Cancelling the future drops the work, and what that holds."""
         future: Future[T] = Future()
         with self._lock:
-            heapq.heappush(self._waiting, (urgency, next(self._order), work, future))
+            self._work[future] = work
+            heapq.heappush(self._waiting, (urgency, next(self._order), future))
+        future.add_done_callback(lambda ended: self._work.pop(ended, None))
         return future
 
     def run_next(self) -> None:
@@ -166,9 +182,10 @@ class _Line:
         with self._lock:
             if not self._waiting:
                 return
-            _, _, work, future = heapq.heappop(self._waiting)
+            _, _, future = heapq.heappop(self._waiting)
         if not future.set_running_or_notify_cancel():
             return
+        work = self._work.pop(future)
         try:
             result = work()
         except BaseException as error:  # noqa: BLE001 - as in every pool: the caller must learn of it, whatever it is
@@ -180,5 +197,5 @@ class _Line:
         """Drop all that waits."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
-        for *_, future in waiting:
+        for _, _, future in waiting:
             future.cancel()

@@ -1,7 +1,10 @@
 """The pool: bounded, cancellable, counted, and never the event loop's thread."""
 
 import asyncio
+import gc
 import threading
+import weakref
+from concurrent.futures import Future
 from contextvars import ContextVar
 from functools import partial
 
@@ -94,6 +97,68 @@ async def test_a_deadline_ends_the_wait(station):
         await pool.run(lambda: None, 100.0)
     gate.go.release()
     await held
+    pool.close()
+
+
+class Upload(bytearray):
+    """That one can ask whether it is still there."""
+
+
+async def test_cancelled_work_lets_go_of_what_it_holds_before_any_thread_is_free(pool):
+    gate = Gate()
+    held = [asyncio.create_task(pool.run(gate, LATER)) for _ in range(2)]
+    for _ in range(2):
+        await gate.arrival()
+    upload = Upload(1)
+    seen = weakref.ref(upload)
+    waiting = asyncio.create_task(pool.run(partial(len, upload), LATER))
+    del upload
+    await turn_loop()
+    waiting.cancel()
+    await asyncio.wait((waiting,))
+    del waiting
+    gc.collect()
+    assert seen() is None
+    gate.go.release(2)
+    await asyncio.gather(*held)
+
+
+async def test_work_that_has_begun_is_told_of_when_its_caller_leaves(station):
+    pool, gate = HostPool(1, station), Gate()
+    outlived: list[Future[object]] = []
+    what = HostWork(outlived=outlived.append)
+    begun = asyncio.create_task(pool.run(gate, LATER, what))
+    await gate.arrival()
+    waiting = asyncio.create_task(pool.run(gate, LATER, what))
+    await turn_loop()
+    for task in (waiting, begun):
+        task.cancel()
+    await asyncio.gather(waiting, begun, return_exceptions=True)
+    (left,) = outlived  # what had not begun never will
+    assert not left.done()
+    gate.go.release()
+    assert await asyncio.to_thread(pool.join, PATIENCE_S)
+    assert left.done()
+    pool.close()
+
+
+async def test_nothing_begins_after_its_deadline(station):
+    clock = FakeClock(now=100.0)
+    pool, gate, ran = HostPool(1, station, clock), Gate(), []
+    with pytest.raises(DeadlineExceededError):
+        await pool.run(lambda: ran.append("at once"), 100.0)
+    held = asyncio.create_task(pool.run(gate, 1e9))
+    await gate.arrival()
+    waiting = asyncio.create_task(pool.run(lambda: ran.append("in line"), 1e6))
+    await turn_loop()
+    clock.advance(1e6)
+    gate.go.release()
+    await held
+    with pytest.raises(DeadlineExceededError):
+        await waiting
+    await pool.run(lambda: None, 1e9)
+    assert ran == []
+    assert station.backlog_s == 0
     pool.close()
 
 
