@@ -5,7 +5,8 @@ much as work on the device. What is inside is bounded by number, by megapixels, 
 that is asked for, by the wait that is predicted for the next one.
 
 Who is refused is told when to come back, and a quarter of the room, at most, is held for those who are due: a newcomer
-cannot take it, so that a client that obeys is let in. Where nobody is due, nothing is held.
+cannot take it, so that a client that obeys is let in. Where nobody is due, nothing is held. One that needs more than
+that, came back and found no room again is waited for: nobody takes what it needs until its next time, one at a time.
 
 Rules of this module: one event loop, no locks. Every refusal is counted once, under the reason it is raised for.
 """
@@ -308,9 +309,17 @@ class Admission:
             detail = f"at most {limits.max_requests} requests are taken at a time, {number} are inside"
             self._refuse_room("requests", detail + and_held(held), entrant, limits.max_requests)
         self._check_wait(entrant, held)
+        self._check_size(entrant, held, now)
+
+    def _check_size(self, entrant: Entrant, held: Sequence[Wish], now: float) -> None:
+        limits, number = self.limits, len(self._inside)
+        first = self._bookings.first(now)
+        if first is not None and first.fingerprint == entrant.fingerprint:
+            first = None
         megapixels, inside = entrant.megapixels, self.megapixels_inside
         kept = min(math.fsum(wish.megapixels for wish in held), limits.max_megapixels / HELD_SHARE) if held else 0.0
-        if self._inside and inside + megapixels + kept > limits.max_megapixels:
+        kept = max(kept, first.megapixels) if first is not None else kept
+        if (number or first is not None) and inside + megapixels + kept > limits.max_megapixels:
             detail = (
                 f"at most {limits.max_megapixels:g} megapixels are taken at a time, {inside:.3g} are inside, "
                 f"and this image has {megapixels:.3g}"
@@ -318,7 +327,8 @@ class Admission:
             self._refuse_room("megapixels", detail + and_held(held), entrant, number)
         taken, need = self.memory_inside, entrant.memory_bytes
         kept = min(sum(wish.memory_bytes for wish in held), limits.max_memory_bytes / HELD_SHARE) if held else 0.0
-        if taken + need + (kept if self._inside else 0) > limits.max_memory_bytes:
+        kept = max(kept, first.memory_bytes) if first is not None else kept
+        if taken + need + (kept if number or first is not None else 0) > limits.max_memory_bytes:
             detail = (
                 f"at most {limits.max_memory_bytes / _MIB:.0f} MiB of memory are taken at a time, "
                 f"{taken / _MIB:.0f} are, and this request needs {need / _MIB:.0f}"
@@ -353,7 +363,11 @@ class Admission:
         per_s = self.rate.megapixels_per_s
         # An image that is refused for its size waits until as much as it has may have left.
         need_s = entrant.megapixels / per_s if reason in ("megapixels", "memory") and per_s else request_s
-        wish = Wish(entrant.megapixels, entrant.memory_bytes, need_s, entrant.fingerprint)
+        large = (
+            entrant.megapixels > self.limits.max_megapixels / HELD_SHARE
+            or entrant.memory_bytes > self.limits.max_memory_bytes / HELD_SHARE
+        )
+        wish = Wish(entrant.megapixels, entrant.memory_bytes, need_s, entrant.fingerprint, large)
         after_s = self._bookings.book(wish, max(1, crowd // HELD_SHARE) * request_s, self._clock())
         self._refuse(reason, OverloadedError(detail, retry_after_s=after_s))
 

@@ -37,12 +37,14 @@ class Wish:
         need_s: Seconds of the server's time that it takes.
         fingerprint: By which it is known again; None where nothing is known of it yet. Then its time is counted, but
             no room is held.
+        large: It needs more room than is held for all who are due together.
     """
 
     megapixels: float
     memory_bytes: int
     need_s: float
     fingerprint: int | None = None
+    large: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +72,7 @@ class Bookings:
         self._full_at = self._hint = -math.inf
         self._came = 1.0  # of those who were to come lately, the share that did
         self._settled_at = -math.inf
+        self._first: _Booking | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._by_fingerprint.values()))
@@ -88,6 +91,14 @@ class Bookings:
         """What those want who should be here by now, or will be soon."""
         near = self._between(now - _HELD_S, now + self._window_s)
         return [booking.wish for booking in near if not booking.kept and booking.wish.fingerprint is not None]
+
+    def first(self, now: float) -> Wish | None:
+        """What a large one wants that came as told and found no room: until its time it goes before all others.
+
+        Small ones take whatever becomes free. Without this, it would wait as long as they come.
+        """
+        booking = self._first
+        return booking.wish if booking is not None and not booking.kept and now <= booking.instant + _HELD_S else None
 
     def book(self, wish: Wish, room_s: float, now: float) -> int:
         """Promise somebody a time.
@@ -109,6 +120,10 @@ class Bookings:
         fingerprint = wish.fingerprint
         if fingerprint is not None and (due := self._find(fingerprint, now)) is not None:
             self._resign(due, fingerprint)
+            if wish.large and self.first(now) is None:
+                soon_s = min(max(1, math.ceil(wish.need_s)), self._max_ahead_s)
+                self._first = self._make(soon_s, wish, now)
+                return soon_s
         alike = self._by_fingerprint.get(fingerprint, []) if fingerprint is not None else []
         if alike and alike[-1].instant > now and len(alike) * wish.need_s >= self._max_ahead_s / _ALIKE_SHARE:
             return max(1, math.ceil(alike[-1].instant - now))
@@ -117,12 +132,16 @@ class Bookings:
         if ahead_s is None:
             self._full_at = now
             return self._max_ahead_s
+        self._make(ahead_s, wish, now)
+        return ahead_s
+
+    def _make(self, ahead_s: int, wish: Wish, now: float) -> _Booking:
         made = _Booking(now + ahead_s, next(self._order), wish)
         bisect.insort(self._by_instant, (made.instant, made.order, made))
         self._total_s += wish.need_s
-        if fingerprint is not None:
-            bisect.insort(self._by_fingerprint.setdefault(fingerprint, []), made, key=_instant)
-        return ahead_s
+        if wish.fingerprint is not None:
+            bisect.insort(self._by_fingerprint.setdefault(wish.fingerprint, []), made, key=_instant)
+        return made
 
     def _search(self, need_s: float, room_s: float, now: float) -> int | None:
         """The first instant that leaves time for all who come before, and around which there is room for who comes."""
@@ -170,6 +189,8 @@ class Bookings:
     def _resign(self, booking: _Booking, fingerprint: int) -> None:
         """Take back a promise that was not kept to a client that came."""
         self._drop(booking, fingerprint)
+        if booking is self._first:
+            self._first = None
         if booking.instant > self._settled_at:  # the others have been counted
             self._count(came=True)
         self._total_s -= booking.wish.need_s

@@ -118,3 +118,20 @@ def test_the_forgotten_are_forgotten_whole():
     assert len(found) == 1
     assert len(found._by_instant) == 1
     assert found._total_s == pytest.approx(0.01)
+
+
+def test_one_large_request_at_a_time_is_waited_for_until_its_time():
+    found = Bookings(300)
+    told = {}
+    for client in (7, 8):
+        large = Wish(50.0, 10, 3.0, client, large=True)
+        told[client] = found.book(large, room_s=4.0, now=NOW)
+        assert found.first(NOW + told[client]) is None, "it has not been refused twice"
+    now = NOW + max(told.values())
+    assert found.book(Wish(50.0, 10, 3.0, 7, large=True), room_s=4.0, now=now) == 3
+    found.book(Wish(50.0, 10, 3.0, 8, large=True), room_s=4.0, now=now)
+    firsts = [found.first(now + seconds) for seconds in (0.0, 3.0, 3.5)]
+    assert [first.fingerprint for first in firsts if first is not None] == [7, 7, 7]
+    assert found.first(now + 3.6) is None, "who does not come is not waited for"
+    found.keep(7)
+    assert found.first(now) is None

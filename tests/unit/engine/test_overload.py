@@ -7,8 +7,9 @@ import heapq
 import itertools
 import math
 import random
+from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -179,3 +180,41 @@ def test_the_rest_of_a_rush_goes_home_when_nobody_obeys():
     rush = Rush(AdmissionLimits(max_wait_s=0.2), obeying=0.0).run()
     assert rush.door.inside == 0
     assert len(rush.answered) + len(rush.told) == pytest.approx(3 * rush.speed * rush.seconds, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "small", "large"),
+    [
+        pytest.param(AdmissionLimits(max_memory_bytes=1000), (1.0, 25), (36.0, 900), id="memory"),
+        pytest.param(AdmissionLimits(max_memory_bytes=1000), (1.0, 25), (36.0, 1000), id="all the memory"),
+        pytest.param(AdmissionLimits(max_megapixels=40), (1.0, 25), (50.0, 900), id="more megapixels than the limit"),
+    ],
+)
+def test_a_large_request_is_let_in_though_small_ones_never_cease(limits, small, large):
+    """Twice as many small ones as there is room for, each two seconds inside."""
+    clock = FakeClock(0.0)
+    door = Admission(limits, Metrics(), clock=clock)
+    inside: deque[tuple[float, AbstractContextManager[Stay]]] = deque()
+    told: list[int] = []
+    due = 10.0
+    for step in range(2400):
+        clock.advance(0.05)
+        while inside and inside[0][0] <= clock.now:
+            inside.popleft()[1].__exit__(None, None, None)
+        for client in range(2):
+            visit = door.enter(Entrant(*small, fingerprint=2 * step + client))
+            with suppress(OverloadedError):
+                visit.__enter__()
+                inside.append((clock.now + 2, visit))
+        if clock.now >= due:
+            try:
+                with door.enter(Entrant(*large, fingerprint=-1)):
+                    break
+            except OverloadedError as error:
+                told.append(error.retry_after_s or 0)
+                due = clock.now + told[-1]
+    else:
+        pytest.fail(f"never let in, told {told}")
+    assert len(told) <= 4
+    for _, visit in inside:
+        visit.__exit__(None, None, None)
