@@ -46,7 +46,8 @@ class DeviceThread:
             examine: Called when `work` failed, before any other job; a worse error that it finds takes the place of the
                 first one.
         """
-        job = _Job(work, examine)
+        job = _Job(_Work(work, examine))
+        job.future.add_done_callback(job.work.drop)  # taken back, it waits in the line as an empty shell
         self._jobs.put(job)  # type: ignore[arg-type]  # a job is used at its own type only
         return job.future
 
@@ -75,10 +76,20 @@ class DeviceThread:
         backend.close()
 
 
+@dataclass(slots=True, eq=False)
+class _Work(Generic[T]):
+    """What a job holds, which is much: arrays. Apart from it, so that its future need not know the job."""
+
+    do: Callable[[Backend], T] | None
+    examine: Examine | None
+
+    def drop(self, _: object = None) -> None:
+        self.do = self.examine = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Job(Generic[T]):
-    work: Callable[[Backend], T]
-    examine: Examine | None
+    work: _Work[T]
     future: "Future[T]" = field(default_factory=Future)
 
     def run(self, backend: Backend, lost: BackendFault | None) -> BaseException | None:
@@ -96,10 +107,13 @@ class _Job(Generic[T]):
     def _attempt(self, backend: Backend, lost: BackendFault | None) -> T:
         if lost is not None:
             raise lost
+        do, examine = self.work.do, self.work.examine
+        if do is None:
+            raise RuntimeError("This is a bug: a job is to be run that was dropped")
         try:
-            return self.work(backend)
+            return do(backend)
         except BaseException as error:
-            worse = self.examine(backend, error) if self.examine is not None else None
+            worse = examine(backend, error) if examine is not None else None
             if worse is not None:
                 raise worse from error
             raise
