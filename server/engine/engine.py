@@ -227,9 +227,13 @@ class Engine:
                 return found
             return None
 
-        worker.loading += 1  # nobody knows how long the first slice, the graph, may take; the others are batches
+        worker.loading += 1  # the first slice, the graph, may take much longer than the others, which are batches
         try:
-            warm = await asyncio.wrap_future(worker.thread.post(job))
+            async with asyncio.timeout(self._limits.load_s):
+                warm = await asyncio.wrap_future(worker.thread.post(job))
+        except TimeoutError as error:
+            detail = f"{worker.device.name} did not load {artifact_id} within {self._limits.load_s:g} s"
+            raise BackendFault(detail, fatal=True) from error
         finally:
             worker.loading -= 1
         while warm is None:

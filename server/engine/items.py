@@ -66,16 +66,19 @@ class EngineLimits:
         ageing_s: Waiting this long lifts an item by one priority.
         oom_recovery_s: This long after running out of memory the halved batch limit is doubled again.
         hang_s: A batch that takes longer means that the device hangs, and the process is given up.
+        load_s: A graph that takes longer to load, with what the device has before it, means the same. Runtimes that
+            compile a graph for a device take minutes.
     """
 
     max_batch: int | None = None
     ageing_s: float = 30.0
     oom_recovery_s: float = 60.0
     hang_s: float = 300.0
+    load_s: float = 1800.0
 
     def __post_init__(self) -> None:
         if self.max_batch is not None and self.max_batch < 1:
             raise ValueError(f"max_batch: expected 1 or more, found {self.max_batch}")
-        for name in ("ageing_s", "oom_recovery_s", "hang_s"):
+        for name in ("ageing_s", "oom_recovery_s", "hang_s", "load_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a positive number of seconds, found {getattr(self, name)}")

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+from artifact import Artifact
 from server.backends.base import Arrays, BackendFault
 from server.backends.fake import FakeBackend, FakeOptions, fake_artifact
 from server.engine import Engine, EngineLimits
@@ -242,4 +243,38 @@ async def test_a_device_that_gives_other_answers_after_a_fault_is_lost(tmp_path)
     assert not engine.live
     assert "does not pass its self-test after a fault" in str(engine.unready_reason)
     assert "max 5.00e-01" in str(engine.unready_reason)
+    await engine.close()
+
+
+class StuckLoading(FakeBackend):
+    """Never ends loading whatever is called `stuck`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def load(self, artifact_id: str, artifact: Artifact) -> str:
+        if artifact_id == "stuck":
+            self.go.wait(PATIENCE_S)
+        return super().load(artifact_id, artifact)
+
+
+async def test_a_load_that_hangs_loses_the_device():
+    backend = StuckLoading()
+    engine = Engine([lambda: backend], EngineLimits(load_s=0.05), Metrics())
+    await engine.start({"sound": fake_artifact(SIZE)})
+    with pytest.raises(BackendFault, match="did not load stuck within"):
+        await engine.load("stuck", fake_artifact(SIZE))
+    assert not engine.live
+    backend.go.set()
+    await engine.close()
+
+
+async def test_a_load_that_hangs_ends_the_start():
+    backend = StuckLoading()
+    engine = Engine([lambda: backend], EngineLimits(load_s=0.05), Metrics())
+    with pytest.raises(BackendFault, match="did not load stuck within"):
+        await engine.start({"stuck": fake_artifact(SIZE)})
+    assert not engine.ready
+    backend.go.set()
     await engine.close()
