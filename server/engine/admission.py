@@ -37,6 +37,7 @@ from server.observability.metrics import Metrics
 
 _EVIDENCE = 8  # answers before anyone is refused on a prediction
 _NOT_READY_RETRY_S = 5  # warming up takes seconds, but is not measured
+_UNKNOWN_S = 10  # longest wait that is advised to a request of which nothing is known
 _DRAINING_RETRY_S = 1  # another process takes it
 HELD_SHARE = 4
 """The part of the room, one in so many, that is held for those who are due."""
@@ -154,6 +155,7 @@ class Admission:
         self._inside: set[Stay] = set()
         self._held = 0  # bytes
         self._bookings = Bookings(limits.max_retry_after_s)
+        self._unknown = Bookings(min(_UNKNOWN_S, limits.max_retry_after_s))
         self._draining = False
         self._evicted: ServerError | None = None
         self._empty: list[asyncio.Future[None]] = []
@@ -251,10 +253,15 @@ class Admission:
     def refuse_overload(self, reason: str, detail: str) -> NoReturn:
         """Refuse a request, of which nothing is known yet, because there is no room for it.
 
+        It would not be known again. So it stands in a short line of its own, and takes no time from those who are.
+
         Raises:
             OverloadedError: Counted; it says when there will be room.
         """
-        self._refuse_room(reason, detail, Entrant(0.0), self.limits.max_requests)
+        request_s = self._seconds_per_request()
+        room_s = max(1, self.limits.max_requests // HELD_SHARE) * request_s
+        after_s = self._unknown.book(Wish(0.0, 0, request_s), room_s, self._clock())
+        self._refuse(reason, OverloadedError(detail, retry_after_s=after_s))
 
     def check(self, entrant: Entrant) -> None:
         """Refuse who could not come in now. Of an image that is not known yet the size is 0; it may be refused later.

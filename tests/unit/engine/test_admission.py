@@ -217,6 +217,20 @@ def test_one_impatient_client_keeps_its_place_and_fills_a_part_of_the_line():
             pass
 
 
+def test_refusals_of_requests_that_are_not_known_take_no_time_from_those_that_are():
+    door = Door(max_requests=8)
+    door.serve(10, 0.05)
+    told = []
+    for _ in range(5000):
+        door.clock.advance(0.001)
+        with pytest.raises(OverloadedError) as caught:
+            door.admission.refuse_overload("streams", "too many")
+        told.append(caught.value.retry_after_s or 0)
+    assert (min(told), max(told)) == (1, 10)
+    with inside(door, 8):
+        assert door.refusal(fingerprint=7).retry_after_s == 1
+
+
 def test_retry_after_counts_the_pixels_that_must_go_first():
     door = Door(max_megapixels=100, max_retry_after_s=1000)
     door.serve(40, 1.0, megapixels=10.0)
