@@ -102,6 +102,15 @@ class Uploads:
         finally:
             self._under_way.remove(arrival)
 
+    def check_open(self) -> None:
+        """Refuse whoever comes while nobody is taken, before anything is read.
+
+        Raises:
+            DrainingError: The process is about to exit.
+            NotReadyError: The engine takes nothing.
+        """
+        self._admission.check_open()
+
     def refuse(self, reason: str, detail: str) -> NoReturn:
         """Refuse a request before anything is read of it.
 

@@ -95,3 +95,12 @@ async def test_metadata_beyond_the_limit_is_refused():
             await server.stub.Segment(pb.SegmentRequest(image=IMAGE), metadata=(("x-large", "y" * 20_000),))
         assert (await server.call(IMAGE)).media_type == "image/png"
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_stream_is_refused_unread_while_the_server_drains():
+    async with running_server() as server:
+        await server.process.parts.admission.drain()
+        stream = server.stub.SegmentStream()  # nothing is sent
+        assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+        assert dict(await stream.trailing_metadata())["x-error-code"] == "draining"
+        assert counted(server.metrics, "birefnet_refusals_total", reason="draining") == 1

@@ -68,7 +68,9 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
 
     @contextmanager
     def _open_stream(self) -> Iterator[None]:
-        """Count a stream while the context is open; one too many is refused before anything is read of it."""
+        """Count a stream while the context is open; one that comes when nobody is taken, or one too many, is refused
+        before anything is read of it."""
+        self._service.uploads.check_open()
         most = self._service.limits.max_streams
         if self._streams >= most:
             detail = f"at most {most} streams are open at a time, and so many are"
