@@ -35,6 +35,7 @@ class TransportLimits:
         max_timeout_s: Longest time that a client may ask for.
         stream_window: Images of one gRPC stream that are worked on at once; the next is read when one is answered.
         max_streams: gRPC streams that are open at once.
+        stream_idle_s: Seconds that a stream may be open without a message to work on.
         max_calls: gRPC calls of one connection that are begun at once; further ones wait at the client. It stands
             behind all other limits, which refuse with a reason.
     """
@@ -43,6 +44,7 @@ class TransportLimits:
     max_timeout_s: float = 600.0
     stream_window: int = 16
     max_streams: int = 64
+    stream_idle_s: float = 300.0
     max_calls: int = 1024
 
 

@@ -238,6 +238,7 @@ def _service(parts: Parts, settings: Settings, gate: Gate, unready_reason: Calla
             settings.max_timeout_s,
             settings.grpc_stream_window,
             settings.grpc_max_streams,
+            settings.grpc_stream_idle_s,
             # Whoever could be refused with a reason is: twice, so that two limits that are met at once are told apart.
             2 * (settings.max_requests + settings.max_uploads + settings.grpc_max_streams),
         ),

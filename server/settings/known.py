@@ -315,6 +315,11 @@ class Settings(BaseModel):
         description="gRPC streams that are open at once, over all connections; more are refused with "
         "RESOURCE_EXHAUSTED and retry-after. Each may hold one message on its way, beside those of its window.",
     )
+    grpc_stream_idle_s: PositiveSeconds = Field(
+        300.0,
+        description="Seconds after which a gRPC stream ends with DEADLINE_EXCEEDED when nothing of it is worked on and "
+        "no further message has come whole: it takes one of grpc_max_streams.",
+    )
 
     # How it stops
     drain_delay_s: Seconds = Field(

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from protos.matting.v1 import matting_pb2 as pb
-from tests.support.backends import DeviceScript, counted, turn_loop
+from tests.support.backends import PATIENCE_S, DeviceScript, counted, turn_loop
 from tests.support.clients import marked_png, running_server, until
 
 IMAGE = marked_png(5)
@@ -104,3 +104,18 @@ async def test_a_stream_is_refused_unread_while_the_server_drains():
         assert await stream.code() is grpc.StatusCode.UNAVAILABLE
         assert dict(await stream.trailing_metadata())["x-error-code"] == "draining"
         assert counted(server.metrics, "birefnet_refusals_total", reason="draining") == 1
+
+
+async def test_a_stream_on_which_nothing_happens_ends():
+    script = DeviceScript(gated=True)
+    async with running_server(script, grpc_max_streams=1, grpc_stream_idle_s=0.1) as server:
+        stream = server.stub.SegmentStream()
+        await stream.write(pb.SegmentRequest(image=IMAGE, id="1"))
+        await server.wait_until_inside(1)
+        await asyncio.sleep(0.3)  # longer than the limit: it is worked for
+        script.open()
+        assert (await stream.read()).answer.image
+        async with asyncio.timeout(PATIENCE_S):
+            assert await stream.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert dict(await stream.trailing_metadata())["x-error-code"] == "deadline-exceeded"
+        assert counted(server.metrics, "birefnet_grpc_streams") == 0

@@ -64,6 +64,7 @@ VALUES = {
     "scaled_decode": ("true", True),
     "keep_alive_s": ("61", 61),
     "write_timeout_s": ("7.5", 7.5),
+    "grpc_stream_idle_s": ("90", 90.0),
     "grpc_max_connection_age_s": ("300", 300.0),
     "grpc_connection_grace_s": ("700", 700.0),
     "grpc_stream_window": ("64", 64),

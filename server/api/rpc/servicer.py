@@ -1,7 +1,7 @@
 """`matting.v1.Matting`: the calls themselves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
 
@@ -12,7 +12,7 @@ from protos.matting.v1 import matting_pb2_grpc
 from server.api.rpc.boundary import account, guarded
 from server.api.rpc.messages import cut_to_deadline, read_request, write_answer, write_error
 from server.api.service import Service
-from server.errors import DrainingError, ServerError
+from server.errors import DeadlineExceededError, DrainingError, ServerError
 from server.observability.logs import request_id
 from server.pipeline.request import SegmentResult
 
@@ -57,19 +57,30 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
             async with writing:
                 await context.write(response)
 
+        working: set[asyncio.Task[None]] = set()
+        idle: DeadlineExceededError | None = None
         async with asyncio.TaskGroup() as group:
-            while (message := await self._read(context)) is not grpc.aio.EOF:
-                await window.acquire()
-                task = group.create_task(answer(message))
-                task.add_done_callback(lambda _: window.release())
-                del message, task
+            try:
+                while (message := await self._read(context, working)) is not grpc.aio.EOF:
+                    await window.acquire()
+                    task = group.create_task(answer(message))
+                    working.add(task)
+                    task.add_done_callback(working.discard)
+                    task.add_done_callback(lambda _: window.release())
+                    del message, task
+            except DeadlineExceededError as error:
+                idle = error  # raised below: the group would make it one of several
+        if idle is not None:
+            raise idle
         if self._closing.is_set():
             raise DrainingError("the server is shutting down: this stream ends here", retry_after_s=_RETRY_S)
 
     @contextmanager
     def _open_stream(self) -> Iterator[None]:
-        """Count a stream while the context is open; one that comes when nobody is taken, or one too many, is refused
-        before anything is read of it."""
+        """Count a stream while the context is open.
+
+        One that comes when nobody is taken, or one too many, is refused before anything is read of it.
+        """
         self._service.uploads.check_open()
         most = self._service.limits.max_streams
         if self._streams >= most:
@@ -81,12 +92,21 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
         finally:
             self._streams -= 1
 
-    async def _read(self, context: Context) -> Any:  # noqa: ANN401 - a message, or the end of the stream
-        """The next message; the end, too, once streams are closing."""
+    async def _read(self, context: Context, working: Collection[object]) -> Any:  # noqa: ANN401 - message, or end
+        """The next message; the end, too, once streams are closing.
+
+        Raises:
+            DeadlineExceededError: None has come for long, and nothing is worked on.
+        """
+        idle_s = self._service.limits.stream_idle_s
         reading = asyncio.ensure_future(context.read())
         closing = asyncio.ensure_future(self._closing.wait())
         try:
-            await asyncio.wait((reading, closing), return_when=asyncio.FIRST_COMPLETED)
+            ended: Collection[object] = ()
+            while not ended:
+                ended, _ = await asyncio.wait((reading, closing), timeout=idle_s, return_when=asyncio.FIRST_COMPLETED)
+                if not ended and not working:
+                    raise DeadlineExceededError(f"no message came on this stream for {idle_s:g} s")
             return reading.result() if reading.done() else grpc.aio.EOF
         finally:
             reading.cancel()
