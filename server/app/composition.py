@@ -106,7 +106,9 @@ def compose(settings: Settings, make_backend: Callable[[], Backend] | None = Non
         settings.max_wait_s or math.inf,
     )
     behind = Surroundings(
-        lambda: engine.unready_reason, lambda ahead: max(engine.wait_s(ahead), metrics.host.backlog_s)
+        lambda: engine.unready_reason,
+        lambda ahead: max(engine.wait_s(ahead), metrics.host.backlog_s),
+        lambda: (metrics.device.task_s or 0.0) + (metrics.host.item_s or 0.0),
     )
     admission = Admission(limits, metrics, behind)
     uploads = Uploads(UploadLimits(settings.max_uploads, round(settings.max_uploads_mib * _MIB)), admission)

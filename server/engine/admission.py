@@ -24,15 +24,9 @@ from server.access import Account
 from server.engine.batching import Priority
 from server.engine.bookings import Bookings, Wish
 from server.engine.items import EVICTED
+from server.engine.outlook import Outlook
 from server.engine.service_rate import ServiceRate
-from server.errors import (
-    DeadlineExceededError,
-    DrainingError,
-    NotReadyError,
-    OverloadedError,
-    RateLimitedError,
-    ServerError,
-)
+from server.errors import DrainingError, NotReadyError, OverloadedError, RateLimitedError, ServerError
 from server.observability.metrics import Metrics
 
 _EVIDENCE = 8  # answers before anyone is refused on a prediction
@@ -113,10 +107,12 @@ class Surroundings:
     Attributes:
         unready_reason: Why nothing is taken now; None when it is.
         wait_s: Seconds that whoever has so many before it waits for a device, or for the host where that takes longer.
+        own_s: Seconds that one request takes at least, once it is its turn.
     """
 
     unready_reason: Callable[[], str | None] = lambda: None
     wait_s: Callable[[int], float] = lambda ahead: 0.0
+    own_s: Callable[[], float] = lambda: 0.0
 
 
 _OPEN = Surroundings()
@@ -353,16 +349,15 @@ class Admission:
             self._refuse_room("wait", detail + and_held(held), entrant, ahead)
 
     def _check_deadline(self, entrant: Entrant, now: float) -> None:
-        remaining, mine = entrant.deadline - now, (entrant.priority, entrant.deadline)
+        mine = (entrant.priority, entrant.deadline)
         ahead = sum((stay.entrant.priority, stay.entrant.deadline) <= mine for stay in self._inside)
-        wait = ahead * self._seconds_per_request() if self.rate.finished >= _EVIDENCE else 0.0
-        if remaining <= 0 or wait + entrant.extra_s > remaining:
-            more = f", refinement takes {entrant.extra_s:.1f} s more" if entrant.extra_s else ""
-            detail = (
-                f"{ahead} requests are ahead and take about {wait:.1f} s{more}, "
-                f"but only {max(remaining, 0):.1f} s are left"
-            )
-            self._refuse("deadline", DeadlineExceededError(detail, retry_after_s=max(1, math.ceil(wait))))
+        wait_s = own_s = 0.0
+        if self._inside and self.rate.finished >= _EVIDENCE:  # whoever finds nobody inside shows how long it takes now
+            # After calm the rate is that of batches of one.
+            wait_s = min(ahead * self._seconds_per_request(), self.behind.wait_s(ahead))
+            own_s = self.behind.own_s()
+        if (error := Outlook(entrant.deadline - now, ahead, wait_s, own_s, entrant.extra_s).judge()) is not None:
+            self._refuse("deadline", error)
 
     def _refuse_room(self, reason: str, detail: str, entrant: Entrant, crowd: int) -> NoReturn:
         """Refuse for want of room, where `crowd` requests are what there is room for."""

@@ -25,7 +25,9 @@ class Door:
         self.clock, self.metrics = FakeClock(), Metrics()
         self.unready: str | None = None
         self.wait_s = 0.0  # that one request ahead takes
-        behind = Surroundings(lambda: self.unready, lambda ahead: ahead * self.wait_s)
+        self.own_s = 0.0
+        self.batch = 1
+        behind = Surroundings(lambda: self.unready, lambda ahead: ahead // self.batch * self.wait_s, lambda: self.own_s)
         self.admission = Admission(AdmissionLimits(**limits), self.metrics, behind, self.clock)
 
     def enter(self, megapixels: float, priority: Priority = Priority.NORMAL, **more):
@@ -318,6 +320,7 @@ class TestServiceRate:
 def test_a_deadline_that_cannot_be_met_is_refused_at_once():
     door = Door()
     door.serve(20, 1.0)
+    door.wait_s = 1.0
     now = door.clock()
     assert isinstance(door.refusal(deadline=now - 1), DeadlineExceededError)
     assert isinstance(door.refusal(deadline=now), DeadlineExceededError)
@@ -331,19 +334,53 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once():
     assert door.refusals() == {"deadline": 3}
 
 
-def test_what_takes_longer_than_its_deadline_allows_is_refused_whoever_is_ahead():
+def test_what_takes_longer_than_its_deadline_allows_is_refused_whoever_is_ahead_and_for_good():
     door = Door()
     now = door.clock()
     error = door.refusal(deadline=now + 4, extra_s=5.0)
     assert isinstance(error, DeadlineExceededError)
-    assert "refinement takes 5.0 s more" in error.detail
+    assert "refinement takes 5.0 s, but only 4.0 s are left: expected a longer timeout" in error.detail
+    assert error.retry_after_s is None, "a retry is no cure"
     with door.enter(1.0, deadline=now + 6, extra_s=5.0):
         pass
+
+
+def test_the_time_that_a_request_takes_itself_counts():
+    door = Door()
+    door.serve(10, 3.0)
+    door.wait_s, door.own_s = 3.0, 3.0
+    now = door.clock()
+    with inside(door, 1, priority=Priority.HIGH):
+        hopeless, late = door.refusal(deadline=now + 2.5), door.refusal(deadline=now + 5.5)
+        assert hopeless.detail == "answering takes about 3.0 s, whoever is ahead, but only 2.5 s are left: " + (
+            "expected a longer timeout"
+        )
+        assert hopeless.retry_after_s is None
+        assert "answering takes 3.0 s more, but only 5.5 s are left" in late.detail
+        assert late.retry_after_s == 3
+        with door.enter(1.0, deadline=now + 6.1):
+            pass
+    with door.enter(1.0, deadline=now + 2.5):
+        pass  # a server that refused everyone would never see that it has become faster
+
+
+def test_a_burst_after_calm_is_not_held_against_its_deadline():
+    """One at a time a second each; so does a batch of sixteen."""
+    door = Door()
+    door.serve(20, 1.0)
+    door.batch, door.wait_s, door.own_s = 16, 1.0, 1.0
+    now = door.clock()
+    with inside(door, 48, deadline=now + 5):
+        error = door.refusal(priority=Priority.LOW, deadline=now + 3.5)
+        assert "48 requests are ahead and take about 3.0 s, answering takes 1.0 s more" in error.detail
+        with door.enter(1.0, priority=Priority.LOW, deadline=now + 4.5):
+            pass
 
 
 def test_only_who_goes_first_counts_against_a_deadline():
     door = Door()
     door.serve(20, 1.0)
+    door.wait_s = 1.0
     now = door.clock()
     with inside(door, 30, priority=Priority.NORMAL, deadline=now + 300):
         with door.enter(1.0, deadline=now + 4):

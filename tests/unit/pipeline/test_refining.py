@@ -263,7 +263,7 @@ async def test_the_door_knows_how_long_refinement_takes():
         # Nobody is ahead: it is the refinement itself that takes too long.
         clock = server.pipeline._pool.clock
         server.pipeline._refinements._learn(plan, 1e9)
-        with pytest.raises(DeadlineExceededError, match=r"refinement takes .* s more"):
+        with pytest.raises(DeadlineExceededError, match="of which refinement takes"):
             await server.segment(star(), refine=Refine.ON, timeout_s=60)
         assert (await server.segment(star(), refine=Refine.OFF, timeout_s=60)).size == SIZE
         # An hour later nobody knows how fast it is by now.
