@@ -17,6 +17,8 @@ from matting.refinement.port import ALIGNMENT, Size, Tile, TileShape
 
 _CHANNEL_PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 _Plane = NDArray[np.float64]
+# Bytes per pixel of a tile at the peak of its answer, measured: the fit, at its own resolution, and what is enlarged.
+_FITTING, _BESIDE, _ENLARGING = 244, 16, 48
 _FLAT = 1e-6  # variance of alpha below which a window has nothing to explain
 
 
@@ -56,6 +58,12 @@ class GuidedFilter:
         """Its tiles. An answer depends on two windows around it, one for the fit and one for the mean of the fits."""
         reach = self.factor * (2 * self.radius + 2)
         return TileShape(self.side, -(-reach // ALIGNMENT) * ALIGNMENT)
+
+    @property
+    def working_bytes(self) -> int:
+        """What answering one tile takes at its peak, beside the tile and its answer."""
+        per_pixel = max(_BESIDE + _FITTING / self.factor**2, _ENLARGING)
+        return math.ceil(self.side**2 * per_pixel)
 
     def answer(self, tile: Tile) -> NDArray[np.float32]:
         """Alpha of a tile, (T, T) float32 in [0, 1]."""

@@ -6,7 +6,9 @@ orientation to apply), because the others cannot be told from their headers.
 """
 
 from matting.foreground import WORKING_BYTES, WORKING_BYTES_PER_PIXEL
+from matting.refinement import GuidedFilter
 from server.pipeline.header import ImageHeader
+from server.pipeline.refining import RefinePlan
 from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
 
 DECODING = {"JPEG": 14, "PNG": 18, "WEBP": 24, "TIFF": 16, "BMP": 16, "GIF": 13, "AVIF": 24}
@@ -41,13 +43,31 @@ ESTIMATING = {Output.CUTOUT: 8, Output.COMPOSITE: 11}
 REFINING = 20
 """From RGB and the coarse mask to the refined matte, where as much as may be is boundary."""
 
+_TILE = 11  # per pixel of a tile that is under way: colours, mask, answer
+
 _COPIES = 2  # of an upload: ours, and the decoder's
 
 
-def memory_cost(header: ImageHeader, upload_bytes: int, options: SegmentOptions, *, refined: bool = False) -> int:
-    """Bytes that answering a request takes at its peak: of its stages, the most counts."""
-    per_pixel = max(DECODING[header.format], ENCODING[options.output, options.format], REFINING if refined else 0)
-    return _COPIES * upload_bytes + max(header.pixels * per_pixel, _estimating(header.pixels, options))
+def memory_cost(header: ImageHeader, upload_bytes: int, options: SegmentOptions, plan: RefinePlan | None = None) -> int:
+    """Bytes that answering a request takes at its peak: of its stages, the most counts.
+
+    Args:
+        header: Of the image.
+        upload_bytes: Of the file.
+        options: Of the request.
+        plan: How its matte is refined; None where it is not.
+    """
+    pixels = header.pixels
+    converting = pixels * max(DECODING[header.format], ENCODING[options.output, options.format])
+    return _COPIES * upload_bytes + max(converting, _refining(pixels, plan), _estimating(pixels, options))
+
+
+def _refining(pixels: int, plan: RefinePlan | None) -> int:
+    if plan is None:
+        return 0
+    if not isinstance(plan.by, GuidedFilter):
+        return pixels * REFINING
+    return pixels * REFINING + plan.by.working_bytes + plan.options.batch * plan.by.side**2 * _TILE
 
 
 def _estimating(pixels: int, options: SegmentOptions) -> int:

@@ -127,7 +127,7 @@ class Pipeline:
             header = await self._read_header(image, deadline)
             check_size(header.size, options.format, options.output)
             plan = self._refinements.plan(options, header.size, model.manifest)
-            memory = self._memory_cost(header, len(image), options, refined=plan is not None)
+            memory = self._memory_cost(header, len(image), options, plan)
             extra_s = self._refinements.expected_s(plan, header.megapixels)
             entrant = Entrant(header.megapixels, memory, options.priority, deadline, account, known_by, extra_s)
             with (
@@ -147,8 +147,10 @@ class Pipeline:
         except TimeoutError as error:
             raise DeadlineExceededError("the deadline passed before the header of the image was read") from error
 
-    def _memory_cost(self, header: ImageHeader, upload_bytes: int, options: SegmentOptions, *, refined: bool) -> int:
-        cost = memory_cost(header, upload_bytes, options, refined=refined)
+    def _memory_cost(
+        self, header: ImageHeader, upload_bytes: int, options: SegmentOptions, plan: RefinePlan | None
+    ) -> int:
+        cost = memory_cost(header, upload_bytes, options, plan)
         most = self._admission.limits.max_memory_bytes
         if cost > most:
             raise ImageTooLargeError(

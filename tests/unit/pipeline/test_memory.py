@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from matting.foreground import WORKING_BYTES_PER_PIXEL
-from matting.refinement import FusionOptions, RefineOptions, Tile, TileShape, refine, run
+from matting.refinement import GUIDED, FusionOptions, GuidedFilter, RefineOptions, Tile, TileShape, refine, run
 from server.pipeline.decode import Metadata
 from server.pipeline.encode import Compression, formats_of
 from server.pipeline.formats import READABLE
 from server.pipeline.header import ImageHeader, ImageLimits, read_header
 from server.pipeline.memory import DECODING, ENCODING, ESTIMATING, REFINING, memory_cost
+from server.pipeline.refining import RefinePlan
 from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
 from server.pipeline.stages import COLOURLESS, Prepared, answer, prepare
 from tests.support import files
@@ -136,6 +137,31 @@ def refine_one(image: np.ndarray) -> None:
 @needs_kernel
 def test_refining_takes_what_is_said():
     check(partial(refine_one, noise(HEIGHT, WIDTH)), partial(refine_one, noise(300, 300)), REFINING)
+
+
+def filter_one(image: np.ndarray) -> None:
+    """With its edge across the whole frame, so that every tile is answered."""
+    coarse = np.zeros((1024, 1024), np.float32)
+    coarse[:, 480:672] = np.linspace(0.1, 0.9, 192, dtype=np.float32)
+    plan = filter_plan(image.shape[:2])
+    assert isinstance(plan.by, GuidedFilter)
+    answer_tile = plan.by.answer
+    refinement = refine(image, coarse, plan.by.shape, plan.options)
+    run(refinement, lambda tiles: [answer_tile(tile) for tile in tiles if isinstance(tile, Tile)])
+
+
+def filter_plan(size: tuple[int, ...]) -> RefinePlan:
+    return RefinePlan(replace(GUIDED, batch=4), GuidedFilter.for_image((size[0], size[1]), (1024, 1024)))
+
+
+@needs_kernel
+@pytest.mark.parametrize("size", [(1100, 1100), (HEIGHT, WIDTH)])
+def test_the_guided_filter_takes_what_is_said(size):
+    """Near the network's own size most: the fit is then made at full resolution."""
+    found = peak_bytes(partial(filter_one, noise(*size)), partial(filter_one, noise(1100, 40)))
+    said = memory_cost(ImageHeader("GIF", size), 0, SegmentOptions(), filter_plan(size))
+    assert found <= said + SLACK_BYTES, f"{found / 2**20:.0f} MiB, and {said / 2**20:.0f} are said"
+    assert found >= 0.5 * said, f"{found / 2**20:.0f} MiB, and {said / 2**20:.0f} are said"
 
 
 def test_every_format_and_every_combination_has_its_cost():
