@@ -6,6 +6,7 @@ there are no locks, and state is consistent between any two steps. Every entry g
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
@@ -22,6 +23,7 @@ from server.observability.metrics import Metrics
 from server.observability.station import Station
 
 _log = logging.getLogger(__name__)
+_ROUNDING = 1e-9  # of sums of shares of batches
 
 
 @dataclass(slots=True, eq=False)
@@ -148,11 +150,19 @@ class Dispatcher:
         self._withdraw(member)
 
     def wait_s(self, ahead: int) -> float:
-        """Seconds until a device takes an item that has so many before it, if they fill its batches."""
-        now = self._clock()
-        limits = [limit.current(now) for limit in self._batch_limits.values()]
-        largest = max(limits, default=max(self._most.values(), default=1))
-        return ahead // (largest * max(1, len(self.workers))) * (self._metrics.device.task_s or 0.0)
+        """Seconds until a device takes an item that has so many requests before it, if they fill their batches.
+
+        What is here already is counted by items, each in batches of its own artifact: a request that is refined has
+        many. Of the requests that are still to come nothing is known: they are taken to be a mix of the same kind, or,
+        where nothing waits, to be for the artifact with the smallest batches.
+        """
+        most = {artifact_id: self._size(artifact_id) for artifact_id in {*self._most, *self._pending}}
+        items = self._pending.total()
+        batches = sum(count / most[artifact_id] for artifact_id, count in self._pending.items())
+        per_batch = items / batches if items else min(most.values(), default=1)
+        batches += max(0, ahead - items) / per_batch
+        whole = math.floor(batches / max(1, len(self.workers)) + _ROUNDING)
+        return whole * (self._metrics.device.task_s or 0.0)
 
     def dispatch(self) -> None:
         """Give every device that has room the most urgent batch there is."""
@@ -356,6 +366,14 @@ class Dispatcher:
             limit = BatchLimit(self._most.get(artifact_id, 1), self._limits.oom_recovery_s)
             self._batch_limits[group] = limit
         return limit
+
+    def _size(self, artifact_id: str) -> int:
+        """Of its largest batch, as memory allows it now."""
+        now = self._clock()
+        limits = [
+            limit for group, limit in self._batch_limits.items() if isinstance(group, tuple) and group[0] == artifact_id
+        ]
+        return min((limit.current(now) for limit in limits), default=self._most.get(artifact_id, 1))
 
     def _forget_limits(self, artifact_id: str) -> None:
         self._batch_limits = {
