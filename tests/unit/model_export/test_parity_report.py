@@ -105,9 +105,9 @@ def test_rounding_of_the_network_itself_widens_the_tolerance(rounding: Tolerance
         return honest(images) + np.float32(1.5e-4)
 
     wide = Tolerance(1e-4, 1e-4)
-    parities = compare(off, Reference(rounding), wide, "fp32", lambda _: None)  # type: ignore[arg-type]
+    parities = compare(off, Reference(rounding), wide, "fp32", lambda _: None)
     assert {parity.passed for parity in parities} == {passed}
-    within = compare(honest, Reference(rounding), TOLERANCE, "fp32", lambda _: None)  # type: ignore[arg-type]
+    within = compare(honest, Reference(rounding), TOLERANCE, "fp32", lambda _: None)
     assert {parity.allowed for parity in within} == {TOLERANCE}
 
 
@@ -115,7 +115,7 @@ def test_there_is_an_end_to_what_rounding_excuses() -> None:
     def far(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return honest(images) + np.float32(0.03)
 
-    parities = compare(far, Reference(Tolerance(1.0, 1.0)), TOLERANCE, "fp32", lambda _: None)  # type: ignore[arg-type]
+    parities = compare(far, Reference(Tolerance(1.0, 1.0)), TOLERANCE, "fp32", lambda _: None)
     assert {parity.allowed for parity in parities} == {MOST_ALLOWED["fp32"]}
     assert not any(parity.passed for parity in parities)
 

@@ -30,7 +30,7 @@ class Off:
 )
 def test_stages(error: float, dtype: str, measured: bool) -> None:
     reference = Reference(tiny_network(), SIZE)
-    candidate = Candidate(Off(reference, error), SIZE, 1, dtype, TOLERANCE)  # type: ignore[arg-type]
+    candidate = Candidate(Off(reference, error), SIZE, 1, dtype, TOLERANCE)
     proof = prove(candidate, reference, Deviation(0.0, 0.0, TOLERANCE), lambda _: None)
     assert bool(proof.stages) is measured
     assert ("relative error in fp16" in proof.table()) is measured
