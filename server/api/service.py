@@ -14,6 +14,8 @@ from server.pipeline.request import SegmentRequest, SegmentResult
 from server.pipeline.roster import Roster
 from server.pipeline.shadow import Shadow
 
+_ENVELOPE_BYTES = 64 * 1024  # of a message beside its image
+
 # Letters of UUIDs, ULIDs, trace ids and URNs: nothing that could break a header, a log line or a shell.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,127}")
 
@@ -46,6 +48,11 @@ class TransportLimits:
     max_streams: int = 64
     stream_idle_s: float = 300.0
     max_calls: int = 1024
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Of one gRPC message."""
+        return self.max_upload_bytes + _ENVELOPE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

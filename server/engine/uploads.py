@@ -7,6 +7,7 @@ before the body is read.
 Rules of this module: those of `server.engine.admission`.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ class UploadLimits:
 
     Attributes:
         max_uploads: Bodies that are being read.
-        max_bytes: Of them together: what was announced or, where nothing was, what has arrived. A larger one still
-            comes in when it is alone.
+        max_bytes: Of them together: what was announced or reserved or, where nothing was, what has arrived. A larger
+            one still comes in when it is alone, and so does the first that reserves.
     """
 
     max_uploads: int = 256
@@ -40,6 +41,13 @@ class Arrival:
         self.bytes = announced
         self._uploads = uploads
         self._arrived = 0
+
+    async def reserve(self, most: int) -> None:
+        """Wait until there is room for so many bytes, for a body that does not say how long it is until it is here.
+
+        Reservations leave half of the room to bodies that do say, which are not asked to wait.
+        """
+        await self._uploads.make_room(self, most)
 
     def add(self, size: int) -> None:
         """So many more bytes are here.
@@ -66,6 +74,9 @@ class Uploads:
         self.limits = limits
         self._admission = admission
         self._under_way: set[Arrival] = set()
+        self._turn = asyncio.Lock()  # of those who wait to reserve: the first to come goes first
+        self._left = asyncio.Event()
+        self._reserved: dict[Arrival, int] = {}
         admission.metrics.watch_uploads(lambda: self.number, lambda: self.bytes)
 
     @property
@@ -101,6 +112,20 @@ class Uploads:
             yield arrival
         finally:
             self._under_way.remove(arrival)
+            self._reserved.pop(arrival, None)
+            self._left.set()
+
+    async def make_room(self, arrival: Arrival, most: int) -> None:
+        """As `Arrival.reserve`."""
+        async with self._turn:
+            while self._reserved and not self._has_room(most):
+                self._left.clear()
+                await self._left.wait()
+            self._reserved[arrival] = arrival.bytes = most
+
+    def _has_room(self, more: int) -> bool:
+        reserved = sum(self._reserved.values()) + more
+        return reserved <= self.limits.max_bytes // 2 and self.bytes + more <= self.limits.max_bytes
 
     def check_open(self) -> None:
         """Refuse whoever comes while nobody is taken, before anything is read.

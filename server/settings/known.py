@@ -166,7 +166,9 @@ class Settings(BaseModel):
     max_uploads_mib: Amount | None = Field(
         None,
         description="Mebibytes of all HTTP bodies on their way, as announced or, without Content-Length, as arrived. "
-        "More are refused with 429 and Retry-After. By default a quarter of the container's memory limit.",
+        "More are refused with 429 and Retry-After. Single gRPC calls, whose length is not known before, wait until "
+        "there is room for the largest message, in half of this; it does not bound streams. By default a quarter of "
+        "the container's memory limit.",
     )
     timeout_s: PositiveSeconds = Field(
         300.0,

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from protos.matting.v1 import matting_pb2 as pb
-from tests.support.backends import counted
+from tests.support.backends import counted, turn_loop
 from tests.support.clients import RunningServer, marked_png, running_server, trailing, until
 
 HEAD = "POST /segment HTTP/1.1\r\nHost: x\r\n{fields}\r\n"
@@ -112,3 +112,18 @@ async def test_a_message_that_does_not_come_is_given_up():
         call = silent_call(server)
         assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert under_way(server) == 0
+
+
+async def test_messages_of_unknown_length_wait_until_there_is_room_for_the_largest():
+    async with running_server(max_upload_mib=1, max_uploads_mib=2) as server:
+        silent = silent_call(server)
+        await until(lambda: server.process.parts.uploads.bytes > 1 << 20)
+        waiting = asyncio.create_task(server.call(IMAGE))
+        await until(lambda: under_way(server) == 2)
+        await turn_loop(50)
+        assert under_way(server) == 2
+        assert server.process.parts.uploads.bytes < 2 << 20
+        assert (await server.post(IMAGE)).status_code == 200  # which says how long it is
+        silent.cancel()
+        assert (await waiting).width == 16
+        await until(lambda: server.process.parts.uploads.bytes == 0)

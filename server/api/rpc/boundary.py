@@ -106,9 +106,11 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     async def _read(self, context: Context) -> Any:  # noqa: ANN401
         longest = self._service.limits.max_timeout_s
-        with self._service.uploads.receive():
+        with self._service.uploads.receive() as arrival:
             try:
                 async with asyncio.timeout(longest):
+                    # Its length is known when all of it is here. Until it is read, the client is held back.
+                    await arrival.reserve(self._service.limits.max_message_bytes)
                     message = await context.read()
             except TimeoutError as error:
                 raise DeadlineExceededError(f"the message did not arrive within {longest:g} s") from error

@@ -15,7 +15,6 @@ from server.api.service import Service
 
 SERVICE_NAME: str = matting_pb2.DESCRIPTOR.services_by_name["Matting"].full_name
 
-_ENVELOPE_BYTES = 64 * 1024  # of a message beside its image
 _UNLIMITED = -1
 
 
@@ -72,7 +71,7 @@ class RpcServer:
         arguments = {
             **options.channel_arguments(),
             # Somewhat above the limit of an image, so that our own error, with its code, answers most that exceed it.
-            "grpc.max_receive_message_length": service.limits.max_upload_bytes + _ENVELOPE_BYTES,
+            "grpc.max_receive_message_length": service.limits.max_message_bytes,
             "grpc.max_concurrent_streams": service.limits.max_calls,
         }
         interceptors = [Boundary(SERVICE_NAME, service)]
