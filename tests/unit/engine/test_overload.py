@@ -10,7 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pytest
@@ -185,12 +185,21 @@ def test_the_rest_of_a_rush_goes_home_when_nobody_obeys():
 @pytest.mark.parametrize(
     ("limits", "small", "large"),
     [
-        pytest.param(AdmissionLimits(max_memory_bytes=1000), (1.0, 25), (36.0, 900), id="memory"),
-        pytest.param(AdmissionLimits(max_memory_bytes=1000), (1.0, 25), (36.0, 1000), id="all the memory"),
-        pytest.param(AdmissionLimits(max_megapixels=40), (1.0, 25), (50.0, 900), id="more megapixels than the limit"),
+        pytest.param(AdmissionLimits(max_memory_bytes=1000), Entrant(1.0, 25), Entrant(36.0, 900), id="memory"),
+        pytest.param(
+            AdmissionLimits(max_memory_bytes=1000), Entrant(1.0, 25), Entrant(36.0, 1000), id="all the memory"
+        ),
+        pytest.param(
+            AdmissionLimits(max_megapixels=40),
+            Entrant(1.0, 25),
+            Entrant(50.0, 900),
+            id="more megapixels than the limit",
+        ),
     ],
 )
-def test_a_large_request_is_let_in_though_small_ones_never_cease(limits, small, large):
+def test_a_large_request_is_let_in_though_small_ones_never_cease(
+    limits: AdmissionLimits, small: Entrant, large: Entrant
+) -> None:
     """Twice as many small ones as there is room for, each two seconds inside."""
     clock = FakeClock(0.0)
     door = Admission(limits, Metrics(), clock=clock)
@@ -202,13 +211,13 @@ def test_a_large_request_is_let_in_though_small_ones_never_cease(limits, small, 
         while inside and inside[0][0] <= clock.now:
             inside.popleft()[1].__exit__(None, None, None)
         for client in range(2):
-            visit = door.enter(Entrant(*small, fingerprint=2 * step + client))
+            visit: AbstractContextManager[Stay] = door.enter(replace(small, fingerprint=2 * step + client))
             with suppress(OverloadedError):
                 visit.__enter__()
                 inside.append((clock.now + 2, visit))
         if clock.now >= due:
             try:
-                with door.enter(Entrant(*large, fingerprint=-1)):
+                with door.enter(replace(large, fingerprint=-1)):
                     break
             except OverloadedError as error:
                 told.append(error.retry_after_s or 0)
@@ -216,5 +225,5 @@ def test_a_large_request_is_let_in_though_small_ones_never_cease(limits, small, 
     else:
         pytest.fail(f"never let in, told {told}")
     assert len(told) <= 4
-    for _, visit in inside:
-        visit.__exit__(None, None, None)
+    for _, stay in inside:
+        stay.__exit__(None, None, None)

@@ -108,6 +108,10 @@ def test_the_advice_is_the_models_own_pace_and_every_refused_one_has_its_turn():
     assert all(later - earlier in (2, 3) for earlier, later in itertools.pairwise(advice)), "two seconds each, or more"
 
 
+def _leave(visit: contextlib.AbstractContextManager[object]) -> None:
+    visit.__exit__(None, None, None)
+
+
 def rush(limits: ModelLimits, newcomers_per_s: float, seconds: float) -> list[bool]:
     """Requests of a second each; half of those refused come back when told, once: whether each was let in."""
     rig, rng, order = Rig(), random.Random(1), itertools.count()  # noqa: S311 - arrivals, not secrets
@@ -130,7 +134,7 @@ def rush(limits: ModelLimits, newcomers_per_s: float, seconds: float) -> list[bo
             return
         if returns:
             welcome.append(True)
-        at(rig.clock.now + 1.0, lambda: visit.__exit__(None, None, None) and None)
+        at(rig.clock.now + 1.0, partial(_leave, visit))
 
     when = 0.0
     for client in itertools.count():
