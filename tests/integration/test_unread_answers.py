@@ -6,8 +6,9 @@ import numpy as np
 import uvicorn
 from uvicorn.server import ServerState
 
+from protos.matting.v1 import matting_pb2 as pb
 from server.api.rest.protocol import BoundedProtocol
-from tests.support.backends import PATIENCE_S
+from tests.support.backends import PATIENCE_S, turn_loop
 from tests.support.clients import RunningServer, running_server, until
 from tests.support.images import png
 
@@ -56,6 +57,38 @@ async def test_a_client_that_reads_nothing_is_cut():
         await left(server)
         await until(lambda: memory(server) == 0)
         writer.close()
+
+
+async def test_an_answer_in_a_stream_counts_until_it_is_read():
+    async with running_server() as server:
+        stream = server.stub.SegmentStream()
+        options = pb.SegmentOptions(output=pb.OUTPUT_CUTOUT, format=pb.FORMAT_NPY)
+        await stream.write(pb.SegmentRequest(image=IMAGE, options=options))
+        await left(server)
+        assert memory(server) >= ANSWER_BYTES
+        await turn_loop(50)
+        assert memory(server) >= ANSWER_BYTES  # the transport takes no more than its window
+        assert len((await stream.read()).answer.image) > ANSWER_BYTES
+        await until(lambda: memory(server) == 0)
+        stream.cancel()
+
+
+async def test_an_answer_of_a_single_call_counts_until_it_is_read():
+    async with running_server() as server:
+        # Single calls of this client read at once: on the wire, it is a stream.
+        call = server.channel.unary_stream(
+            "/matting.v1.Matting/Segment",
+            request_serializer=pb.SegmentRequest.SerializeToString,
+            response_deserializer=pb.SegmentResponse.FromString,
+        )(pb.SegmentRequest(image=IMAGE, options=pb.SegmentOptions(output=pb.OUTPUT_CUTOUT, format=pb.FORMAT_NPY)))
+        await left(server)
+        await turn_loop(50)
+        assert memory(server) >= ANSWER_BYTES
+        answer = await call.read()
+        assert isinstance(answer, pb.SegmentResponse)
+        assert len(answer.image) > ANSWER_BYTES
+        await until(lambda: memory(server) == 0)
+        call.cancel()
 
 
 class Stuck(asyncio.Transport):

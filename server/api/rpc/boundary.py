@@ -76,17 +76,21 @@ class Boundary(grpc.aio.ServerInterceptor):
             return self._refusal(method, error)
         if not method.startswith(self._prefix):
             return handler
-        # A single call is handled as a stream of one message: we read those of streams ourselves, and so can refuse
-        # them unread, and bound them while they are on their way.
+        # A single call is handled as streams of one message: we read those ourselves, and so can refuse them unread,
+        # and bound them while they are on their way; and we learn when the answer has left.
         unary = not handler.response_streaming
         behaviour = self._read_one(handler.unary_unary) if unary else handler.stream_stream
 
-        async def surrounded(request: Any, context: Context) -> Any:  # noqa: ANN401 - a message, or an iterator of them
+        async def surrounded(request: Any, context: Context) -> None:  # noqa: ANN401 - an iterator that we do not use
             account.set(caller)
-            return await self._surround(method, behaviour, request, context)
+            answer = await self._surround(method, behaviour, request, context)
+            if unary:
+                with self._service.hold(len(answer.image)):  # until the client has room for it
+                    await context.write(answer)
 
-        make = grpc.stream_unary_rpc_method_handler if unary else grpc.stream_stream_rpc_method_handler
-        return make(surrounded, handler.request_deserializer, handler.response_serializer)
+        return grpc.stream_stream_rpc_method_handler(
+            surrounded, handler.request_deserializer, handler.response_serializer
+        )
 
     def _refusal(self, method: str, error: ServerError) -> Handler:
         # Of the kind whose behaviour begins before a message is there, whatever the method is: nothing is read.

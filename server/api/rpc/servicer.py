@@ -54,8 +54,9 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
 
         async def answer(message: pb.SegmentRequest) -> None:
             response = await self._answer_in_stream(message, context)
-            async with writing:
-                await context.write(response)
+            with self._service.hold(len(response.answer.image)):  # until the client has room for it
+                async with writing:
+                    await context.write(response)
 
         working: set[asyncio.Task[None]] = set()
         idle: DeadlineExceededError | None = None
