@@ -20,7 +20,7 @@ from server.engine.uploads import UploadLimits, Uploads
 from server.errors import ServerError
 from server.observability.metrics import Metrics
 from server.pipeline.request import SegmentRequest, SegmentResult
-from tests.support.backends import DeviceScript
+from tests.support.backends import DeviceScript, counted
 from tests.support.clients import marked_png, running_server, trailing
 from tests.support.images import disc, huge_png_header, jpeg
 
@@ -369,3 +369,13 @@ async def failure(call) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value
+
+
+async def test_what_grpc_itself_says_to_a_message_that_is_too_large():
+    """Before we see it, and so without our code, as docs/operations.md says."""
+    async with running_server(max_upload_mib=1) as server:
+        with pytest.raises(grpc.aio.AioRpcError, match="larger than max") as caught:
+            await server.call(bytes(2 << 20))
+        assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+        assert not {"x-error-code", "retry-after"} & trailing(caught.value).keys()
+        assert counted(server.metrics, "birefnet_requests_total", transport="grpc", outcome="malformed-request") == 1
