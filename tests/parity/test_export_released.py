@@ -2,8 +2,8 @@
 
 Weights are the oracle's, rounded to fp16 as the released files are: what fp16 cannot hold would be lost before the
 export, and random weights amplify it (8e-3 of alpha) as trained ones do not. They amplify what is rounded on the way
-as well: their attention alone, in fp16, moves single pixels by 6e-3 (`benchmarks.half`). So in fp16 the mean is held to
-the tolerance of trained networks, and the worst pixel to what the network itself, in torch, loses in fp16.
+as well: their attention alone, in fp16, moves single pixels by 6e-3 (`benchmarks.half`). So in fp16 a graph is held to
+the tolerance of trained networks or, where that is more, to twice what the network itself, in torch, loses in fp16.
 """
 
 import os
@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from artifact import Artifact, load_self_test, open_artifact
+from artifact import Artifact, Tolerance, load_self_test, open_artifact
 from matting.geometry import fit
-from model_export.parity import ROUNDING_FACTOR
+from model_export.parity import MOST_ALLOWED, excused, rounding_of
 from model_export.precision import PRECISIONS, Precision
 from model_export.runner import NetworkRunner, OnnxRunner
 from model_export.sample_inputs import subject
@@ -64,17 +64,17 @@ def export(checkpoint: Path, directory: Path, side: int) -> Artifact:
 
 
 def assert_near(
-    precision: Precision, alpha: NDArray[np.float32], truth: NDArray[np.float32], allowed_in_half: float
+    precision: Precision, alpha: NDArray[np.float32], truth: NDArray[np.float32], in_half: Tolerance
 ) -> None:
     difference = np.abs(alpha - truth)
     worst, mean = float(difference.max()), float(difference.mean())
-    print(f"{precision.name}: max {worst:.2e} (in fp16 at most {allowed_in_half:.2e}), mean {mean:.2e}")
+    print(f"{precision.name}: max {worst:.2e}, mean {mean:.2e}; in fp16 at most {in_half}")
     assert truth.std() > 0.05
     if precision.dtype == "fp32":
         assert worst < EXPORT_ALPHA
     else:
-        assert worst < allowed_in_half
-        assert mean < HALF_ALPHA_MEAN
+        assert worst < in_half.max_abs
+        assert mean < in_half.mean_abs
 
 
 def test_at_1024(checkpoint: Path, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_at_1024(checkpoint: Path, tmp_path: Path) -> None:
     image, truth = self_test.inputs["image"], self_test.expected["alpha"]
     for precision in PRECISIONS:
         alpha = OnnxRunner(artifact.file(precision.role)).run(image)
-        assert_near(precision, alpha, np.asarray(truth, np.float32), self_test.tolerance["fp16"].max_abs)
+        assert_near(precision, alpha, np.asarray(truth, np.float32), self_test.tolerance["fp16"])
 
 
 def test_at_256_in_batches(checkpoint: Path, tmp_path: Path) -> None:
@@ -92,9 +92,10 @@ def test_at_256_in_batches(checkpoint: Path, tmp_path: Path) -> None:
     pictures = np.stack([*photographs, subject(256, 256)][:4])
     network = load_network(checkpoint)
     truth = NetworkRunner(network, torch.float64)(pictures)
-    lost = float(np.abs(NetworkRunner(network, torch.float16)(pictures) - truth).max())
-    allowed = max(HALF_ALPHA_MAX, ROUNDING_FACTOR * lost)
+    lost = np.abs(NetworkRunner(network, torch.float16)(pictures) - truth)
     for precision in PRECISIONS:
         runner = OnnxRunner(artifact.file(precision.role))
         for batch in (1, 4):
+            rounding = rounding_of(lost[:batch])
+            allowed = excused(Tolerance(HALF_ALPHA_MAX, HALF_ALPHA_MEAN), rounding, MOST_ALLOWED["fp16"])
             assert_near(precision, runner(pictures[:batch]), truth[:batch], allowed)
