@@ -52,6 +52,7 @@ class DeviceScript:
 
     Attributes:
         gated: Each batch waits until `let_pass` is called for it.
+        stuck: Marks whose presence keeps a batch waiting until `open`, whatever is let pass.
         poison: Marks whose presence fails the batch.
         fatal: Marks whose presence loses the device.
         capacity: Batches of more items run out of memory; None is unlimited.
@@ -62,6 +63,7 @@ class DeviceScript:
     """
 
     gated: bool = False
+    stuck: set[int] = field(default_factory=set)
     poison: set[int] = field(default_factory=set)
     fatal: set[int] = field(default_factory=set)
     capacity: int | None = None
@@ -71,6 +73,7 @@ class DeviceScript:
     artifacts: list[str] = field(default_factory=list)
     _arrived: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     _gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _opened: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self, artifact_id: str, arrays: Arrays) -> None:
         if not self.armed:
@@ -81,7 +84,9 @@ class DeviceScript:
         self.batches.append(marks)
         self.artifacts.append(artifact_id)
         self._arrived.release()
-        if self.gated:
+        if self.stuck.intersection(marks):
+            assert self._opened.wait(PATIENCE_S), "the script was never opened"
+        elif self.gated:
             assert self._gate.acquire(timeout=PATIENCE_S), "the gate was never opened"
         if self.fatal.intersection(marks):
             raise BackendFault("the card has fallen off", fatal=True)
@@ -109,6 +114,7 @@ class DeviceScript:
     def open(self) -> None:
         """Open the gate for good."""
         self.gated = False
+        self._opened.set()
         self.let_pass(1000)
 
 
