@@ -83,7 +83,7 @@ async def test_a_grpc_deadline_drops_the_work_at_the_server_too():
     async with running_server(script) as server:
         first = await occupied(script, server)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await server.call(marked_png(100), timeout_s=0.1)
+            await server.call(marked_png(100), timeout_s=1.0)
         await server.wait_until_inside(1)
         script.open()
         await first

@@ -108,11 +108,11 @@ async def test_a_stream_is_refused_unread_while_the_server_drains():
 
 async def test_a_stream_on_which_nothing_happens_ends():
     script = DeviceScript(gated=True)
-    async with running_server(script, grpc_max_streams=1, grpc_stream_idle_s=0.1) as server:
+    async with running_server(script, grpc_max_streams=1, grpc_stream_idle_s=0.5) as server:
         stream = server.stub.SegmentStream()
         await stream.write(pb.SegmentRequest(image=IMAGE, id="1"))
         await server.wait_until_inside(1)
-        await asyncio.sleep(0.3)  # longer than the limit: it is worked for
+        await asyncio.sleep(0.8)  # longer than the limit: it is worked for
         script.open()
         assert (await stream.read()).answer.image
         async with asyncio.timeout(PATIENCE_S):

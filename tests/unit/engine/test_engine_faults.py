@@ -261,7 +261,7 @@ class StuckLoading(FakeBackend):
 
 async def test_a_load_that_hangs_loses_the_device():
     backend = StuckLoading()
-    engine = Engine([lambda: backend], EngineLimits(load_s=0.05), Metrics())
+    engine = Engine([lambda: backend], EngineLimits(load_s=0.5), Metrics())
     await engine.start({"sound": fake_artifact(SIZE)})
     with pytest.raises(BackendFault, match="did not load stuck within"):
         await engine.load("stuck", fake_artifact(SIZE))
@@ -272,7 +272,7 @@ async def test_a_load_that_hangs_loses_the_device():
 
 async def test_a_load_that_hangs_ends_the_start():
     backend = StuckLoading()
-    engine = Engine([lambda: backend], EngineLimits(load_s=0.05), Metrics())
+    engine = Engine([lambda: backend], EngineLimits(load_s=0.5), Metrics())
     with pytest.raises(BackendFault, match="did not load stuck within"):
         await engine.start({"stuck": fake_artifact(SIZE)})
     assert not engine.ready

@@ -58,12 +58,12 @@ def test_one_byte_too_many():
 def test_a_bomb_is_refused_at_once_without_memory():
     bomb = huge_png_header(13000, 13000)
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(
         ImageTooLargeError, match=r"expected at most 50 megapixels, found 13000×13000 = 169\.0 megapixels"
     ):
         read_header(bomb, LIMITS)
-    elapsed = time.perf_counter() - started
+    elapsed = time.thread_time() - started
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert elapsed < 0.05
@@ -91,9 +91,9 @@ def test_metadata_in_front_of_the_pixels_is_not_inflated_to_learn_the_size():
     """A thousand compressed texts of a megabyte each: reading them all takes a second."""
     chunk = files.png_chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(1 << 20)))
     data = png(smooth(30, 50))
-    started = time.perf_counter()
+    started = time.thread_time()
     assert read_header(data[:33] + chunk * 1000 + data[33:], LIMITS).size == (30, 50)
-    assert time.perf_counter() - started < 0.05
+    assert time.thread_time() - started < 0.05
 
 
 def test_empty():
@@ -146,7 +146,7 @@ def test_no_pixels():
 def test_a_header_costs_less_than_a_millisecond_or_so(make):
     data = make(smooth(1500, 2000))
     read_header(data, LIMITS)
-    started = time.perf_counter()
+    started = time.thread_time()
     for _ in range(10):
         read_header(data, LIMITS)
-    assert (time.perf_counter() - started) / 10 < 0.02
+    assert (time.thread_time() - started) / 10 < 0.02

@@ -60,10 +60,10 @@ def test_169_megapixels_in_20_kilobytes_cost_no_pixel_work(monkeypatch, capsys):
     assert 15_000 < len(data) < 25_000
     for module in (headers, decoding):
         monkeypatch.setattr(module, "open_image", lambda *_: pytest.fail("the decoder was asked"))
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(ImageTooLargeError, match=r"found 13000×13000 = 169\.0 megapixels"):
         read_header(data, LIMITS)
-    elapsed = time.perf_counter() - started
+    elapsed = time.thread_time() - started
     with capsys.disabled():
         print(f"\n169 megapixels in {len(data)} bytes: refused in {elapsed * 1000:.3f} ms")  # noqa: T201
     assert elapsed < 0.05

@@ -176,7 +176,7 @@ async def test_the_client_has_its_answer_before_the_shadow_begins_and_the_same_o
 
 
 async def test_where_clients_keep_the_device_busy_samples_are_dropped_and_counted():
-    async with rig(gated=True, patience_s=0.05) as server:
+    async with rig(gated=True, patience_s=0.5) as server:
         server.shadow.begin(ALWAYS)
         first = asyncio.create_task(server.segment(marked_png(1)))
         await server.script.arrival()
