@@ -2,13 +2,17 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 
 import grpc
+import pytest
 
 from protos.matting.v1 import matting_pb2 as pb
 from server.observability.metrics import REFUSALS
 from tests.support.backends import DeviceScript, counted
 from tests.support.clients import RunningServer, marked_png, running_server, trailing
+from tests.support.refusals import SITUATIONS, Knock
 
 
 def refused_by(server: RunningServer) -> dict[str, int]:
@@ -63,3 +67,67 @@ async def test_every_refusal_is_told_and_counted_under_one_reason():
         counts = Counter(reason for reason, _ in told)
         assert counts == {"requests": 15, "streams": 1}
         assert refused_by(server) == counts
+
+
+def test_every_reason_has_a_situation():
+    assert set(SITUATIONS) == set(REFUSALS)
+
+
+@pytest.mark.parametrize("reason", REFUSALS)
+async def test_each_reason_is_told_and_counted_over_every_transport(reason, tmp_path: Path):
+    async with SITUATIONS[reason](tmp_path) as (server, knock):
+        before = refused_by(server)
+        assert before.keys() <= {reason}
+        told = []
+        if knock.single:
+            told += [await by_rest(server, knock), await by_call(server, knock)]
+        if knock.streams:
+            told.append(await by_stream(server, knock))
+        assert [each for each, _ in told] == [reason] * len(told)
+        assert [retry_after is not None for _, retry_after in told] == [knock.advised] * len(told)
+        assert all(seconds is None or seconds >= 1 for _, seconds in told)
+        assert refused_by(server) == {reason: before.get(reason, 0) + len(told)}
+
+
+Told = tuple[str | None, int | None]
+"""The reason of a refusal, and the seconds until the client may come back."""
+
+
+async def by_rest(server: RunningServer, knock: Knock) -> Told:
+    params = {} if knock.timeout_ms is None else {"timeout_ms": str(knock.timeout_ms)}
+    body = {"content": knock.image} if knock.url is None else {"json": {"image_url": knock.url}}
+    response = await server.http.post("/segment", params=params, headers=dict(knock.headers), **body)
+    advice = response.headers.get("retry-after")
+    return response.json()["reason"], None if advice is None else int(advice)
+
+
+async def by_call(server: RunningServer, knock: Knock) -> Told:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await server.stub.Segment(message(knock), metadata=tuple(knock.headers.items()))
+    return told_in(trailing(caught.value))
+
+
+async def by_stream(server: RunningServer, knock: Knock) -> Told:
+    stream = server.stub.SegmentStream(metadata=tuple(knock.headers.items()))
+    try:
+        await stream.write(message(knock))
+        response = await stream.read()
+    except grpc.aio.AioRpcError as refused:  # the stream itself
+        return told_in(trailing(refused))
+    if response is grpc.aio.EOF:
+        return told_in({str(key): str(value) for key, value in await stream.trailing_metadata()})
+    stream.cancel()
+    error = response.error
+    return error.reason, error.retry_after_s or None
+
+
+def message(knock: Knock) -> pb.SegmentRequest:
+    options = pb.SegmentOptions() if knock.timeout_ms is None else pb.SegmentOptions(timeout_ms=knock.timeout_ms)
+    if knock.url is not None:
+        return pb.SegmentRequest(image_url=knock.url, options=options)
+    return pb.SegmentRequest(image=knock.image, options=options)
+
+
+def told_in(found: Mapping[str, str]) -> Told:
+    advice = found.get("retry-after")
+    return found.get("x-refusal-reason"), None if advice is None else int(advice)
