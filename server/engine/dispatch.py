@@ -354,6 +354,8 @@ class Dispatcher:
     def _dropped(self, member: Member[Entry]) -> None:
         """Count a member that left or expired before it cost device time, and answer it if nobody has."""
         _fail(member.value, _too_late())
+        if member.value.item.part:
+            return
         if member.value.answer.cancelled():
             self._metrics.dropped.labels(member.value.gone).inc()
         elif isinstance(member.value.answer.exception(), DeadlineExceededError):

@@ -273,7 +273,8 @@ class Engine:
         if manifest is None:
             raise UnknownModelError(f"no artifact {item.artifact_id} is served")
         if item.deadline is not None and item.deadline <= self._clock():
-            self._metrics.dropped.labels("expired").inc()
+            if not item.part:
+                self._metrics.dropped.labels("expired").inc()
             raise DeadlineExceededError("the deadline passed before the image was ready for the network")
         _check_arrays(item, manifest)
 

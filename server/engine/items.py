@@ -30,6 +30,7 @@ class Item:
         priority: Which of the waiting go first.
         deadline: Monotonic seconds, absolute; None where there is none.
         request_id: Names it in the log when its batch fails.
+        part: One of several items of a request, which whoever submits them counts as a whole when it is dropped.
     """
 
     artifact_id: str
@@ -38,6 +39,7 @@ class Item:
     priority: Priority = Priority.NORMAL
     deadline: float | None = None
     request_id: str = ""
+    part: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,9 @@ class Metrics:
     Attributes:
         requests: `transport` (rest, grpc), `outcome` (ok, or the error's public code).
         refusals: Turned away at the door, by `reason` (`REFUSALS`); every refusal is counted exactly once.
-        dropped: Accepted, then dropped before they cost device time, by `reason` (`DROPS`).
+        dropped: Accepted, then dropped in a line or on the host, so that what they still needed was not done, by
+            `reason` (`DROPS`); each once, however many tiles it has. One that ends while the device runs its image is
+            not among them: that was spent.
         faults: Failures of the device by `kind` (`FAULTS`).
         fetches: Images fetched by their URL, by `outcome` (ok, or the error's public code).
         fetch_seconds: Time of one fetch, waiting and redirects included, whatever came of it.
@@ -94,7 +96,7 @@ class Metrics:
             "birefnet_requests", "Requests answered.", ["transport", "outcome"], registry=self.registry
         )
         self.refusals = counter("birefnet_refusals", "Requests refused at the door.", "reason", REFUSALS)
-        self.dropped = counter("birefnet_dropped", "Items dropped before they cost device time.", "reason", DROPS)
+        self.dropped = counter("birefnet_dropped", "Requests dropped with work left to do.", "reason", DROPS)
         self.faults = counter("birefnet_faults", "Failures of the device.", "kind", FAULTS)
         self.refine_tiles = Counter("birefnet_refine_tiles", "Tiles that were refined.", registry=self.registry)
         self.refine_stages = counter("birefnet_refine_stages", "Stages of refinement.", "outcome", STAGES)

@@ -118,7 +118,7 @@ class Errand:
         return self._item(by.artifact_id, tile, by.shape)
 
     def _item(self, artifact_id: str, arrays: Mapping[str, NDArray[np.generic]], bucket: Hashable) -> Item:
-        return Item(artifact_id, arrays, bucket, self.host.priority, self.deadline, self.request_id)
+        return Item(artifact_id, arrays, bucket, self.host.priority, self.deadline, self.request_id, part=True)
 
 
 @dataclass(frozen=True, slots=True)
