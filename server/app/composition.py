@@ -17,7 +17,7 @@ from server.engine import Engine, EngineLimits
 from server.engine.admission import Admission, AdmissionLimits, Surroundings
 from server.engine.uploads import UploadLimits, Uploads
 from server.errors import RequestError
-from server.host import host_limits
+from server.host import host_limits, lower_priority
 from server.observability.metrics import Metrics
 from server.pipeline.encode import Compression
 from server.pipeline.header import ImageLimits
@@ -112,7 +112,7 @@ def compose(settings: Settings, make_backend: Callable[[], Backend] | None = Non
     )
     admission = Admission(limits, metrics, behind)
     uploads = Uploads(UploadLimits(settings.max_uploads, round(settings.max_uploads_mib * _MIB)), admission)
-    pool = HostPool(settings.cpu_workers, metrics.host)
+    pool = HostPool(settings.cpu_workers, metrics.host, niceness=settings.compute_niceness)
     pipeline = Pipeline(engine, admission, models, pool, metrics, _pipeline_limits(settings))
     distribution = _VERSIONED.get(settings.backend)
     metrics.build_info({distribution: version(distribution)} if distribution is not None else {})
@@ -225,7 +225,15 @@ def _backend_maker(settings: Settings) -> Callable[[], Backend]:
         allow_cpu = settings.allow_cpu or settings.device == "auto"
         return OrtBackend(OrtOptions(settings.threads or 1, 0 if wanted else None, allow_cpu))
 
-    return {"fake": make_fake, "ort": make_ort}[settings.backend]
+    make = {"fake": make_fake, "ort": make_ort}[settings.backend]
+
+    def make_gently() -> Backend:
+        backend = make()
+        if backend.device.on_host:  # before a model is loaded: the runtime's threads follow the one that starts them
+            lower_priority(settings.compute_niceness)
+        return backend
+
+    return make_gently
 
 
 def _make_fetcher(settings: Settings, metrics: Metrics) -> "Fetcher | None":

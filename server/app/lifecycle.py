@@ -1,6 +1,7 @@
 """The life of one serving process: ports, warm-up, ready, drain, exit."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -42,23 +43,37 @@ def run(settings: Settings) -> int:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every broken upload, which we answer
     logging.getLogger("PIL").setLevel(logging.INFO)  # below that it writes the metadata of uploads
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(serve(settings))
+        code = runner.run(serve(settings, when_ready=_freeze_heap))
     _leave_threads_behind(code)
     return code
 
 
-async def serve(settings: Settings, make_backend: Callable[[], Backend] | None = None) -> int:
+def _freeze_heap() -> None:
+    """Have the garbage collector pass over what the start has made: modules, mostly, which live as long as the process.
+
+    Looking through their 80,000 objects takes 70 ms, and the event loop would stand still for it again and again.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+async def serve(
+    settings: Settings,
+    make_backend: Callable[[], Backend] | None = None,
+    when_ready: Callable[[], None] = lambda: None,
+) -> int:
     """Serve in the running event loop until SIGTERM or SIGINT.
 
     Args:
         settings: Of this process.
         make_backend: Instead of the one that the settings name; for tests.
+        when_ready: Called once the models are warm, before anybody is told.
 
     Returns:
         0 after a drain that lost nothing; 1 when it could not start, or had to drop work.
     """
     try:
-        process = Process(settings, make_backend)
+        process = Process(settings, make_backend, when_ready)
     except _CANNOT_START as error:
         _log.critical("cannot start: %s", error)
         return FAILED
@@ -75,8 +90,13 @@ async def serve(settings: Settings, make_backend: Callable[[], Backend] | None =
 class Process:
     """Both transports around one set of parts."""
 
-    def __init__(self, settings: Settings, make_backend: Callable[[], Backend] | None = None) -> None:
-        """Take the ports and open the models; nothing runs yet.
+    def __init__(
+        self,
+        settings: Settings,
+        make_backend: Callable[[], Backend] | None = None,
+        when_ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the ports and open the models; nothing runs yet. The arguments are those of `serve`.
 
         Raises:
             OSError: A port cannot be taken.
@@ -85,6 +105,7 @@ class Process:
         """
         self._started = time.monotonic()
         self._settings = settings
+        self._when_ready = when_ready
         self._stopping = asyncio.Event()
         bound = bind_socket(settings.host, settings.port)
         try:
@@ -134,6 +155,7 @@ class Process:
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
+                self._when_ready()
                 self._say_ready()
                 ended = await self._follow_health(stopping)
             return max(await self._drain(), FAILED if ended else 0)

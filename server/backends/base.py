@@ -41,11 +41,13 @@ class Device:
         max_batch: Largest batch worth forming where the operator does not say: on a CPU a batch saves nothing, and
             costs memory and latency.
         look_ahead: Batches that may be bound while one runs, so that the device never waits for the event loop.
+        on_host: It computes on the CPUs that everything else runs on.
     """
 
     name: str
     max_batch: int
     look_ahead: int
+    on_host: bool = False
 
 
 class Backend(Protocol):

@@ -113,7 +113,7 @@ class FakeBackend:
 
     @property
     def device(self) -> Device:
-        return Device("fake", self._options.max_batch, self._options.look_ahead)
+        return Device("fake", self._options.max_batch, self._options.look_ahead, on_host=True)
 
     def load(self, artifact_id: str, artifact: Artifact) -> str:
         self._manifests[artifact_id] = artifact.manifest

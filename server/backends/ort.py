@@ -93,7 +93,7 @@ class OrtBackend:
     def device(self) -> Device:
         if self._cuda:
             return Device(f"ort-cuda:{self._options.cuda_device}", max_batch=8, look_ahead=1)
-        return Device("ort-cpu", max_batch=2, look_ahead=0)
+        return Device("ort-cpu", max_batch=2, look_ahead=0, on_host=True)
 
     def load(self, artifact_id: str, artifact: Artifact) -> str:
         manifest = artifact.manifest

@@ -95,24 +95,33 @@ class ImageHeader:
         return self.pixels / 1e6
 
 
+def check_upload(data: bytes, limits: ImageLimits) -> str:
+    """Tell the format of an upload by its first bytes, in microseconds.
+
+    Raises:
+        EmptyBodyError: There are no bytes.
+        BodyTooLargeError: There are too many.
+        NotAnImageError: They are no image format that is read here.
+    """
+    if not data:
+        raise EmptyBodyError("expected the bytes of an image, found 0 bytes")
+    if len(data) > limits.max_bytes:
+        raise BodyTooLargeError(f"expected at most {limits.max_bytes} bytes, found {len(data)}")
+    return sniff(data)
+
+
 def read_header(data: bytes, limits: ImageLimits) -> ImageHeader:
     """Check an upload against the limits by its header; allocates no pixels and takes well under a millisecond.
 
     Files that are nothing but chunks take longer, 0.1 s at most, until they are refused.
 
     Raises:
-        EmptyBodyError: There are no bytes.
-        BodyTooLargeError: There are too many.
-        NotAnImageError: They are no image format that is read here.
+        EmptyBodyError, BodyTooLargeError, NotAnImageError: As `check_upload`.
         CorruptImageError: The header is damaged.
         ImageTooLargeError: The header promises too many pixels, or more than so few bytes can mean.
         MetadataTooLargeError: There is too much beside the pixels.
     """
-    if not data:
-        raise EmptyBodyError("expected the bytes of an image, found 0 bytes")
-    if len(data) > limits.max_bytes:
-        raise BodyTooLargeError(f"expected at most {limits.max_bytes} bytes, found {len(data)}")
-    file_format = sniff(data)
+    file_format = check_upload(data, limits)
     found = read_container(data, file_format, limits.max_metadata_bytes, limits.max_pixels)
     width, height = found or _ask_decoder(data, file_format, limits)
     header = ImageHeader(file_format, (height, width))

@@ -1,8 +1,9 @@
 """The life of one request: look at the header, enter, decode, infer, compose, encode, leave."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -18,7 +19,7 @@ from server.engine.quotas import Quotas
 from server.errors import DeadlineExceededError, ImageTooLargeError, UrlNotAllowedError
 from server.observability.metrics import Metrics
 from server.pipeline.encode import MEDIA_TYPES, Compression, check_combination, check_size
-from server.pipeline.header import ImageHeader, ImageLimits, read_header
+from server.pipeline.header import ImageHeader, ImageLimits, check_upload, read_header
 from server.pipeline.memory import memory_cost
 from server.pipeline.models import Model, Models
 from server.pipeline.pool import HostPool, HostWork
@@ -120,8 +121,10 @@ class Pipeline:
             raise UrlNotAllowedError(
                 "image_url: this server fetches no images (its setting allow_urls is off); expected the image itself"
             )
+        # At once: neither waits for the thread that reads headers. Who sends no image is not told to come back.
+        check_upload(image, self.limits.image)
+        self.check(request)
         del request
-        check_combination(options.output, options.format, options.depth)
         with self.models.borrow(options.model) as model:
             deadline = arrived + self._timeout_s(options, model)
             header = await self._read_header(image, deadline)
@@ -176,7 +179,8 @@ class Pipeline:
         size = prepared.size
         work = partial(answer, prepared, alpha, call.options, self.limits.compression)
         del prepared, alpha
-        encoded = await self._pool.run(work, call.deadline, encoding)
+        with self._counting_drops():
+            encoded = await self._pool.run(work, call.deadline, encoding)
         call.spend("queue", encoded.waited_s)
         call.spend("encode", encoded.worked_s)
         for stage, seconds in call.stage_s.items():
@@ -197,14 +201,8 @@ class Pipeline:
             colours=call.plan is not None or call.options.output not in COLOURLESS,
             scaled_decode=self.limits.scaled_decode,
         )
-        try:
+        with self._counting_drops():
             decoded = await self._pool.run(work, call.deadline, call.host_work(f"decode {call.header.format}"))
-        except DeadlineExceededError:
-            self._metrics.dropped.labels("expired").inc()
-            raise
-        except asyncio.CancelledError as cancellation:
-            self._metrics.dropped.labels(cancelled_for(cancellation)).inc()
-            raise
         call.spend("decode", decoded.worked_s)
         call.spend("queue", decoded.waited_s)
         return decoded.result
@@ -232,9 +230,22 @@ class Pipeline:
             return coarse, None
         began = self._clock()
         errand = Errand(call.model.artifact_id, call.model.manifest, call.deadline, call.request_id, call.host_work(""))
-        refined = await self._refinements.run(call.plan, errand, prepared.rgb, coarse)
+        with self._counting_drops():
+            refined = await self._refinements.run(call.plan, errand, prepared.rgb, coarse)
         call.spend("refine", self._clock() - began)
         return refined.alpha, refined.report
+
+    @contextmanager
+    def _counting_drops(self) -> Iterator[None]:
+        """Around what is done for a request on the host, and for all of its tiles; the engine counts its one item."""
+        try:
+            yield
+        except DeadlineExceededError:
+            self._metrics.dropped.labels("expired").inc()
+            raise
+        except asyncio.CancelledError as cancellation:
+            self._metrics.dropped.labels(cancelled_for(cancellation)).inc()
+            raise
 
 
 @dataclass(slots=True)

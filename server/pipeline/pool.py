@@ -16,6 +16,7 @@ import cv2
 
 from server.engine.batching import Priority
 from server.errors import DeadlineExceededError
+from server.host import lower_priority
 from server.observability.station import Station
 
 T = TypeVar("T")
@@ -66,13 +67,16 @@ class HostPool:
     The order is that of age, with `_AGEING_S` for every step of priority: urgent work goes first, and none starves.
     """
 
-    def __init__(self, workers: int, station: Station, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, workers: int, station: Station, clock: Callable[[], float] = time.monotonic, niceness: int = 0
+    ) -> None:
         """Start no thread yet; they come with the first work.
 
         Args:
             workers: Threads that decode, resize and encode.
             station: Where their load is counted; its capacity becomes `workers`.
             clock: Monotonic seconds, the scale of deadlines.
+            niceness: By which the threads for pixels give way to the event loop, and to the one for headers.
         """
         # OpenCV would start a second pool under ours. One thread per image is what throughput wants.
         cv2.setNumThreads(1)
@@ -80,7 +84,7 @@ class HostPool:
         self.workers = workers
         self._station = station
         self.clock = clock
-        self._pixels = ThreadPoolExecutor(workers, thread_name_prefix="host")
+        self._pixels = ThreadPoolExecutor(workers, "host", lower_priority, (niceness,))
         self._headers = ThreadPoolExecutor(1, thread_name_prefix="header")
         self._line = _Line()
         self._unfinished: set[Future[Any]] = set()

@@ -23,6 +23,7 @@ PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Niceness = Annotated[int, Field(ge=0, le=19)]
 Network = IPv4Network | IPv6Network
 ModelLimits = Annotated[str, Field(pattern=r"^\s*\S+(\s+[a-z_]+=[0-9.]+)+\s*$")]
 
@@ -113,6 +114,12 @@ class Settings(BaseModel):
         None,
         description="Threads that decode, resize and encode. By default as many as the container's CPU limit allows. "
         "Each may hold 14 to 49 bytes per pixel of the image it works on, by formats.",
+    )
+    compute_niceness: Niceness = Field(
+        19,
+        description="Niceness, 0 to 19, of the threads that decode, encode and run networks on the CPU (Linux): "
+        "however busy they are, probes and refusals are answered at once. Other programs on the same CPUs go before "
+        "them, too, unless a cgroup divides the CPUs, as one does for every container; 0 where that is not wanted.",
     )
 
     # What it lets in

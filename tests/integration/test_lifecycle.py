@@ -214,7 +214,7 @@ async def test_a_busy_host_thread_keeps_neither_the_drain_nor_the_second_signal_
         assert go.wait(PATIENCE_S)
 
     monkeypatch.setattr("server.pipeline.pipeline.prepare", work)
-    monkeypatch.setattr("server.app.composition._CLOSE_S", 0.5)
+    monkeypatch.setattr("server.app.composition._CLOSE_S", 3.0)
     try:
         async with running_server(drain_timeout_s=0.1) as server:
             stuck = asyncio.create_task(server.post(marked_png(1)))
@@ -226,7 +226,7 @@ async def test_a_busy_host_thread_keeps_neither_the_drain_nor_the_second_signal_
                 await asyncio.sleep(0.01)
                 slowest, before = max(slowest, time.monotonic() - before), time.monotonic()
             assert await server.task == 1
-        assert slowest < 0.4, "signals are taken by the event loop, which must not wait for a thread"
+        assert slowest < 2, "signals are taken by the event loop, which must not wait for a thread"
     finally:
         go.set()
 
@@ -238,7 +238,7 @@ from concurrent.futures import ThreadPoolExecutor
 from server.app import lifecycle
 from server.settings import Settings
 
-async def serve(settings):
+async def serve(settings, when_ready):
     pool = ThreadPoolExecutor(1)
     pool.submit(threading.Event().wait)
     pool.shutdown(wait=False)
@@ -250,6 +250,27 @@ sys.exit(lifecycle.run(Settings(backend="fake")))
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S)
     assert (ended.returncode, ended.stdout) == (7, "all is said\n"), ended.stderr
+
+
+def test_what_the_start_has_made_is_not_looked_through_for_garbage():
+    """A full collection would stop the event loop for it, for many times what a refusal may take."""
+    program = """
+import gc
+from server.app import lifecycle
+from server.settings import Settings
+
+class Process(lifecycle.Process):
+    async def run(self):
+        self._when_ready()
+        print(gc.get_freeze_count() > 10_000, len(gc.get_objects()) < 1000)
+        await self.parts.close()
+        return 0
+
+lifecycle.Process = Process
+lifecycle.run(Settings(backend="fake", port=0, grpc_port=0))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.stdout == "True True\n", ended.stderr
 
 
 async def test_liveness_answers_at_once_while_the_device_works():

@@ -1,8 +1,12 @@
 """Every default that is left to the machine, from fake cgroup trees of both versions to the parts of a process."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from server.app.composition import compose
+from server.backends.fake import FakeBackend
+from server.backends.ort import OrtOptions
 from server.host import host_limits
 from server.settings import Settings
 from tests.unit.test_host import GIB, V1_MOUNTS, V2_MOUNT, tree
@@ -37,14 +41,20 @@ def test_every_default_follows_quota_memory_limit_and_affinity(fake, affinity, t
     limits = host_limits(root, affinity=affinity, physical_bytes=64 * GIB)
     monkeypatch.setattr("server.app.composition.host_limits", lambda: limits)
     made = []
-    monkeypatch.setattr("server.backends.ort.OrtBackend", lambda options: made.append(options))
+
+    def make_ort(options: OrtOptions) -> FakeBackend:
+        made.append(options)
+        return FakeBackend()
+
+    monkeypatch.setattr("server.backends.ort.OrtBackend", make_ort)
     parts = compose(Settings(device="cpu"))
     try:
         assert parts.pool.workers == parts.metrics.host.capacity == threads
         assert parts.admission.limits.max_memory_bytes == GIB
         assert parts.uploads.limits.max_bytes == GIB // 2
         (make_backend,) = parts.engine._make_backends
-        make_backend()
+        with ThreadPoolExecutor(1) as thread:  # which it is to lower the priority of
+            thread.submit(make_backend).result()
         assert [options.threads for options in made] == [threads]
     finally:
         parts.pool.close()

@@ -62,6 +62,7 @@ VALUES = {
     "jpeg_quality": ("80", 80),
     "webp_quality": ("70", 70),
     "scaled_decode": ("true", True),
+    "compute_niceness": ("0", 0),
     "keep_alive_s": ("61", 61),
     "write_timeout_s": ("7.5", 7.5),
     "grpc_stream_idle_s": ("90", 90.0),

@@ -325,6 +325,26 @@ async def test_a_request_that_ends_while_it_waits_for_the_host_is_dropped_and_co
     assert server.script.batches == []
 
 
+@pytest.mark.parametrize(("end", "reason"), [("cancel", "cancelled"), ("deadline", "expired"), ("evict", "evicted")])
+async def test_a_request_that_ends_while_it_waits_to_be_encoded_is_counted(end, reason, held_host):
+    async with rig(gated=True) as server:
+        task = asyncio.create_task(server.segment(png(noise(30, 30)), timeout_s=2.0 if end == "deadline" else None))
+        await server.script.arrival()
+        async with held_host(server) as release:
+            server.script.let_pass()
+            await until(lambda: len(server.pipeline._pool._line._work) == 1)
+            if end == "cancel":
+                task.cancel()
+            if end == "evict":
+                server.admission.evict(DrainingError("too late"))
+            errors = {"cancel": asyncio.CancelledError, "deadline": DeadlineExceededError, "evict": DrainingError}
+            with pytest.raises(errors[end]):
+                await task
+            release()
+        assert server.admission.inside == 0
+        assert counted(server.metrics, "birefnet_dropped_total", reason=reason) == 1
+
+
 @pytest.fixture
 def held_host():
     """Both threads of the pool are held until `release` is called."""

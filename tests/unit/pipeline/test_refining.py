@@ -172,7 +172,7 @@ async def test_tiles_in_flight_are_bounded_and_share_batches():
 
 async def test_a_deadline_passes_between_tiles():
     async with rig(gated=True) as server:
-        task = asyncio.create_task(server.segment(star(), refine=Refine.ON, timeout_s=0.5))
+        task = asyncio.create_task(server.segment(star(), refine=Refine.ON, timeout_s=2.0))
         await server.script.arrival()
         server.script.let_pass()
         await server.script.arrival()  # the first tiles, which are held
@@ -182,6 +182,7 @@ async def test_a_deadline_passes_between_tiles():
         assert server.admission.inside == 0
         await turn_loop()
         assert server.metrics.queue_depth == 0
+        assert counted(server.metrics, "birefnet_dropped_total", reason="expired") == 1, "one request, many tiles"
     assert server.tiles_run() <= 2
 
 
@@ -197,6 +198,7 @@ async def test_a_client_that_leaves_takes_its_tiles_along():
         await turn_loop()
         assert server.metrics.queue_depth == 0
         assert server.admission.inside == 0
+        assert counted(server.metrics, "birefnet_dropped_total", reason="cancelled") == 1, "one request, many tiles"
         server.script.open()
     assert server.tiles_run() <= 2
 
