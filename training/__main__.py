@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from training.data.sets import SETS
 from training.data.subjects import FAMILIES
 from training.evaluate import evaluate, means, write
 from training.lean import LeanBiRefNet
-from training.losses import PRESETS
+from training.losses import FINE_TUNING, PRESETS, LossWeights
 from training.parallel import launch
 from training.preview import preview, write_sheet
 from training.refiner.commands import add_refiner
@@ -49,6 +49,21 @@ def parse_phases(text: str) -> tuple[Phase, ...]:
     return tuple(phases)
 
 
+def parse_weights(text: str) -> dict[str, float]:
+    """`structure=1,contour=0.5` to the weights of those terms."""
+    known = [term.name for term in fields(LossWeights)]
+    weights: dict[str, float] = {}
+    for item in filter(None, text.split(",")):
+        name, _, value = item.partition("=")
+        try:
+            weights[name] = float(value)
+        except ValueError as error:
+            raise SystemExit(f"--weights: expected TERM=WEIGHT,..., found {item!r}") from error
+        if name not in known or weights[name] < 0:
+            raise SystemExit(f"--weights: expected one of {', '.join(known)} and a weight of 0 or more, found {item!r}")
+    return weights
+
+
 def trained(path: Path) -> BiRefNet:
     """The averaged network of a run's checkpoint, or the network of a plain weights file."""
     if "progress" not in read_metadata(path):
@@ -67,7 +82,9 @@ def _configured(options: argparse.Namespace) -> TrainingConfig:
         _budget(options),
         seed=options.seed,
         learning_rate=options.rate or 1e-3,
-        loss=PRESETS[options.loss],
+        loss=replace(PRESETS[options.loss], **parse_weights(options.weights)),
+        fine_tuning=replace(FINE_TUNING[options.loss], begins=options.fine_tune_from),
+        gradient_dilation=options.gradient_dilation,
         bfloat16=options.bf16,
     )
 
@@ -173,6 +190,20 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     budget.add_argument("--steps", type=int, help="number of updates, instead of a time")
     train.add_argument("--rate", type=float, help="peak learning rate (default 0.001)")
     train.add_argument("--loss", choices=sorted(PRESETS), default="general", help="weights of the loss terms")
+    train.add_argument("--weights", default="", help="TERM=WEIGHT,... beside the preset's, such as structure=1")
+    train.add_argument(
+        "--fine-tune-from",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="share of the budget from which region-level fine-tuning is on; 1, the default, is never",
+    )
+    train.add_argument(
+        "--gradient-dilation",
+        type=int,
+        metavar="PX",
+        help="the paper's gradient label, dilated by this radius, instead of the official code's",
+    )
     train.add_argument("--seed", type=int, default=7)
     train.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
     train.add_argument("--processes", type=int, default=1, help="processes that share every batch; 2 on two cores")

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from modeling.birefnet.config import COMPACT, SWIN_L, SWIN_T, BiRefNetConfig
-from training.losses import LossWeights
+from training.losses import FineTuning, LossWeights
 
 NETWORKS: dict[str, BiRefNetConfig] = {"compact": COMPACT, "swin_t": SWIN_T, "swin_l": SWIN_L}
 
@@ -45,7 +45,20 @@ class Budget:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides a run's outcome."""
+    """Everything that decides a run's outcome.
+
+    Attributes:
+        network: Which network.
+        phases: Working sizes and batches.
+        budget: When the run ends.
+        loss: Weights of the terms.
+        loss_scale: Factor of their sum, so that clipping and rates are those of ordinary losses.
+        side_stride: See `training.losses.multi_stage`.
+        fine_tuning: Region-level fine-tuning at the run's end; by default there is none.
+        gradient_dilation: See `training.losses.gradient_label`; None is the official code's label.
+        data_set: A procedural set.
+        bfloat16: Autocast.
+    """
 
     network: BiRefNetConfig
     phases: tuple[Phase, ...]
@@ -60,6 +73,8 @@ class TrainingConfig:
     loss: LossWeights = field(default_factory=LossWeights)
     loss_scale: float = 0.01
     side_stride: int = 4
+    fine_tuning: FineTuning = field(default_factory=FineTuning)
+    gradient_dilation: int | None = None
     data_set: str = "train"
     bfloat16: bool = False
 
@@ -85,5 +100,6 @@ class TrainingConfig:
             phases=tuple(Phase(**phase) for phase in plain.pop("phases")),
             budget=Budget(**plain.pop("budget")),
             loss=LossWeights(**plain.pop("loss")),
+            fine_tuning=FineTuning(**plain.pop("fine_tuning", {})),
             **plain,
         )

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from tqdm import tqdm
 
-from modeling.birefnet.network import TrainingOutputs
 from modeling.weights import load_state
 from training.checkpoint import Ema, Progress, restore, save
 from training.config import Phase, TrainingConfig
 from training.data.sets import SETS
 from training.data.stream import Batch, Source, batches, normalised
 from training.lean import LeanBiRefNet
-from training.losses import gradient_supervision, multi_stage
+from training.objective import step_loss
 from training.pace import Pace
 from training.parallel import Group
 
@@ -68,18 +67,6 @@ def make_optimizer(network: nn.Module, config: Schedule) -> AdamW:
         (free if parameter.ndim < 2 or "relative_position" in name else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
     return AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
-
-
-def step_loss(outputs: TrainingOutputs, target: Tensor, config: TrainingConfig) -> Tensor:
-    """BiRefNet's whole objective: the hybrid loss on four predictions and the gradient supervision."""
-    terms = multi_stage(
-        (outputs.side_logits, outputs.logits), target, config.loss, config.side_stride, mean_over_batch=True
-    )
-    if config.loss.gradient:
-        terms["gradient"] = config.loss.gradient * gradient_supervision(
-            outputs.gradient_logits, outputs.gradient_labels
-        )
-    return torch.stack(list(terms.values())).sum() * config.loss_scale
 
 
 class Run:
@@ -154,9 +141,10 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.network.train()
+        planes = normalised(images)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
-            outputs = self.network(normalised(images))
-        loss = step_loss(outputs, target, self.config)
+            outputs = self.network(planes)
+        loss = step_loss(outputs, planes, target, self.config, self.share)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.group.average(parameter.grad for parameter in self.network.parameters() if parameter.grad is not None)

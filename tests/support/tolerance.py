@@ -78,3 +78,5 @@ FOREGROUND_HALO = 0.35
 # Its mean error in levels beyond that of PyMatting's solver: 0.9 more seen, and 10 where hardly anything is opaque.
 FOREGROUND_PEER = 1.5
 FOREGROUND_PEER_FAINT = 12.0
+# SSIM of every window against scikit-image's, both fp64: the order of the sums (2e-15 seen).
+SSIM_PEER = 1e-12

@@ -1,0 +1,30 @@
+"""What one training step minimises: BiRefNet's losses, and what a configuration adds to them."""
+
+import torch
+from torch import Tensor
+
+from modeling.birefnet.decoder import image_laplacian
+from modeling.birefnet.network import TrainingOutputs
+from training.config import TrainingConfig
+from training.losses import gradient_label, gradient_supervision, multi_stage
+
+
+def step_loss(outputs: TrainingOutputs, image: Tensor, target: Tensor, config: TrainingConfig, share: float) -> Tensor:
+    """BiRefNet's whole objective: the hybrid loss on four predictions, gradient supervision, and the options.
+
+    Args:
+        outputs: Of the network in training mode.
+        image: (B, 3, H, W) normalised, what it has seen.
+        target: (B, 1, H, W) soft alphas.
+        config: Weights and options.
+        share: The spent share of the budget, which fine-tuning follows.
+    """
+    weights = config.fine_tuning.weights(config.loss, share)
+    terms = multi_stage((outputs.side_logits, outputs.logits), target, weights, config.side_stride, True)
+    if weights.gradient:
+        labels = outputs.gradient_labels
+        if config.gradient_dilation is not None:
+            edges = image_laplacian(image.float())
+            labels = tuple(gradient_label(edges, side, config.gradient_dilation) for side in outputs.side_logits)
+        terms["gradient"] = weights.gradient * gradient_supervision(outputs.gradient_logits, labels)
+    return torch.stack(list(terms.values())).sum() * config.loss_scale
