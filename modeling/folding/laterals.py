@@ -77,12 +77,15 @@ class TwoScaleBiRefNet(BiRefNet):
         full, half = self._scales(x)
         size = _size(full[-1])
         context = [
-            torch.cat((resize(fine, size), up_and_down(coarse, _size(fine), size)), dim=1)
+            torch.cat((resize(fine, size), self._up_and_down(coarse, _size(fine), size)), dim=1)
             for fine, coarse in zip(full[:-1], half[:-1], strict=True)
         ]
         squeezed = self.squeeze_module(torch.cat((*context, full[-1], resize(half[-1], size)), dim=1))
         logits: Tensor = self.decoder(x, full[:-1], half[:-1], squeezed)
         return logits
+
+    def _up_and_down(self, x: Tensor, through: Size, size: Size) -> Tensor:
+        return up_and_down(x, through, size)
 
 
 def lower_laterals(network: BiRefNet) -> BiRefNet:
@@ -96,11 +99,17 @@ def lower_laterals(network: BiRefNet) -> BiRefNet:
 
 def up_and_down(x: Tensor, through: Size, size: Size) -> Tensor:
     """What `resize` to `through` and then to `size` gives, without the map between."""
+    rows, columns = up_and_down_matrices(x, through, size)
+    return torch.matmul(rows, torch.matmul(x, columns))
+
+
+def up_and_down_matrices(x: Tensor, through: Size, size: Size) -> tuple[Tensor, Tensor]:
+    """What `up_and_down` multiplies with: (size height, height) from the left, (width, size width) from the right."""
     rows, columns = (
         torch.from_numpy(interpolation(middle, last) @ interpolation(first, middle)).to(x.device, x.dtype)
         for first, middle, last in zip(_size(x), through, size, strict=True)
     )
-    return torch.matmul(rows, torch.matmul(x, columns.t()))
+    return rows, columns.t()
 
 
 def interpolation(source: int, target: int) -> NDArray[np.float64]:

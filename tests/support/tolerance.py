@@ -80,3 +80,15 @@ FOREGROUND_PEER = 1.5
 FOREGROUND_PEER_FAINT = 12.0
 # SSIM of every window against scikit-image's, both fp64: the order of the sums (2e-15 seen).
 SSIM_PEER = 1e-12
+# Our fused kernels in fp32 against the plain modules in fp32, outputs of deviation 1 to 5: 8e-6 seen, interpreted.
+FUSED_FP32 = 1e-4
+# The same in fp16, with inputs rounded before: the features are rounded once more after they were sampled, and so is
+# the output.
+FUSED_FP16 = 1e-2
+# Layer normalisation beside a channel of 3e5, in fp32: the order of its sums.
+FUSED_NORM = 1e-4
+# A network on fused kernels against the plain one, both in fp32, on logits of deviation 2: 8e-6 seen, interpreted.
+FUSED_LOGITS = 2e-4
+# A fused deformable convolution in fp16 against fp64, relative, with inputs rounded before: emulated 3e-4
+# (reference/deform_conv.md, section 3); on a GPU not yet measured.
+FUSED_FP16_RELATIVE = 1e-3
