@@ -14,9 +14,9 @@ import modeling
 from model_export.deform_conv import use_exportable_operator
 from model_export.four_gather import use_four_gathers
 from model_export.graph import write_graph
-from model_export.traceable import ImageToAlpha
 from modeling.birefnet.config import SWIN_L, SWIN_T
 from modeling.birefnet.network import BiRefNet
+from modeling.contract import ImageToAlpha
 from modeling.folding import REWRITES, fold
 from modeling.folding.sharing import with_shared_tensors
 from modeling.weights import load_network

@@ -26,7 +26,8 @@ from torch import nn
 
 from artifact import Io, TensorSpec
 from model_export.deform_conv import TRANSLATION
-from model_export.traceable import ImageToAlpha, TensorToLogits
+from model_export.traceable import TensorToLogits
+from modeling.contract import ImageToAlpha
 
 OPSET = 20
 """DeformConv exists since 19; 22 adds only bf16, and fewer runtimes read it."""

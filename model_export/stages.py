@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model_export.half_emulation import HalfEmulation
-from model_export.traceable import ImageToAlpha
 from modeling.birefnet.network import BiRefNet
+from modeling.contract import ImageToAlpha
 from modeling.folding import fold
 from modeling.half import Island, half_precision
 

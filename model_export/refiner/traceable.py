@@ -2,25 +2,11 @@
 
 import copy
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from model_export.traceable import BYTE
+from modeling.contract import TileToAlpha
 from modeling.crm.network import CRM
-
-
-class TileToAlpha(nn.Module):
-    """A tile at the resolution of its image (r = 1), so that the decoder's stencil is a constant."""
-
-    def __init__(self, network: CRM) -> None:
-        super().__init__()
-        self.network = network
-        self.eval()
-
-    def forward(self, image: Tensor, mask: Tensor, frame: Tensor) -> Tensor:
-        """(B, T, T, 3) uint8 RGB, (B, T, T) soft mask and (B, 4) frame to (B, T, T) alpha in [0, 1]."""
-        alpha: Tensor = self.network(image.permute(0, 3, 1, 2).to(mask.dtype) / BYTE, mask, frame)
-        return alpha
 
 
 def traceable_refiner(network: CRM) -> TileToAlpha:

@@ -7,6 +7,7 @@ Everything is separable, so an axis is described by itself. Positions are comput
 half precision cannot tell the rows of a large image apart (5050 of 6000 in fp16, 1400 in bf16).
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,18 @@ def axis_stencil(
         device: Where the stencil is wanted; the arithmetic is done on the CPU.
         dtype: Of the arithmetic. Less than float32 gives wrong cells on large frames and is there to show that.
     """
+    if device is not None and device.type == "cuda":
+        return _resident_stencil(cells, targets, device, dtype)
+    return _stencil(cells, targets, device, dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _resident_stencil(cells: int, targets: int, device: torch.device, dtype: torch.dtype) -> AxisStencil:
+    """Kept: a copy to a GPU makes it wait, and cannot be part of a CUDA graph."""
+    return _stencil(cells, targets, device, dtype)
+
+
+def _stencil(cells: int, targets: int, device: torch.device | None, dtype: torch.dtype) -> AxisStencil:
     at, centre = centres(targets, dtype), centres(cells, dtype)
     shift = torch.tensor([-1.0, 1.0], dtype=dtype)[:, None] / cells
     probe = (at + shift + _NUDGE).clamp(_NUDGE - 1, 1 - _NUDGE)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from matting.geometry import fit
-from model_export.traceable import ImageToAlpha
 from modeling.birefnet.network import BiRefNet
+from modeling.contract import ImageToAlpha
 from tests.support import images
 from tests.support.networks import seeded_network, tiny_network
 from tests.support.tolerance import ANTIALIASED_LEVELS, NORMALISED
