@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 _CLOSE_S = 2.0  # for work on the host whose answer nobody waits for any more
 _MIB = 1 << 20
-_VERSIONED = {"ort": "onnxruntime"}  # backend to the distribution it runs on
+_VERSIONED = {"ort": "onnxruntime", "torch": "torch"}  # backend to the distribution it runs on
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,8 @@ def compose(settings: Settings, make_backend: Callable[[], Backend] | None = Non
     settings = settings.for_host(host_limits())
     metrics = Metrics()
     models = Models(served_models(settings))
-    engine = Engine([make_backend or _backend_maker(settings)], EngineLimits(max_batch=settings.max_batch), metrics)
+    makers = [make_backend or _backend_maker(settings)] * settings.gpu_streams
+    engine = Engine(makers, EngineLimits(max_batch=settings.max_batch), metrics)
     if settings.max_memory_inside_mib is None or settings.max_uploads_mib is None or settings.cpu_workers is None:
         raise RuntimeError("This is a bug: `for_host` must decide everything that was left to the machine")
     limits = AdmissionLimits(
@@ -223,9 +224,17 @@ def _backend_maker(settings: Settings) -> Callable[[], Backend]:
 
         wanted = settings.device == "cuda" or (settings.device == "auto" and has_cuda())
         allow_cpu = settings.allow_cpu or settings.device == "auto"
-        return OrtBackend(OrtOptions(settings.threads or 1, 0 if wanted else None, allow_cpu))
+        options = OrtOptions(settings.threads or 1, 0 if wanted else None, allow_cpu, settings.gpu_memory_mib)
+        return OrtBackend(options)
 
-    make = {"fake": make_fake, "ort": make_ort}[settings.backend]
+    def make_torch() -> Backend:
+        from server.backends.torch_cuda import TorchBackend, TorchOptions, has_cuda
+
+        wanted = settings.device == "cuda" or (settings.device == "auto" and has_cuda())
+        options = TorchOptions(settings.threads or 1, 0 if wanted else None, settings.allow_cpu, settings.tune_kernels)
+        return TorchBackend(options)
+
+    make = {"fake": make_fake, "ort": make_ort, "torch": make_torch}[settings.backend]
 
     def make_gently() -> Backend:
         backend = make()

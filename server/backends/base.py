@@ -81,7 +81,8 @@ class Backend(Protocol):
             arrays: By input name; every array has the batch axis first, the same length B in all.
 
         Returns:
-            By output name; every array has the batch axis first, length B, in the order of the inputs.
+            By output name; every array has the batch axis first, length B, in the order of the inputs. The arrays may
+            be the backend's own memory, which its next call overwrites.
 
         Raises:
             BackendFault: The batch failed. Nothing of it may be used.

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as bindings
 
 from artifact import Artifact, ArtifactError, Manifest, TensorSpec
-from server.backends.base import Arrays, BackendFault, Device, OutOfMemoryFault
+from server.backends.base import Arrays, BackendFault, Device
+from server.backends.faults import fault_of
+from server.backends.ort_binding import BoundSession, Place, can_be_bound
 
 _log = logging.getLogger(__name__)
 
@@ -29,19 +31,8 @@ _ERRORS: tuple[type[Exception], ...] = (
     OSError,
     MemoryError,
 )
-_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "allocation failed", "alloc_failed")
-# A CUDA context that has failed in one of these ways answers every later call with the same error.
-_FATAL = (
-    "illegal memory access",
-    "device-side assert",
-    "unspecified launch failure",
-    "misaligned address",
-    "uncorrectable ecc",
-    "cuda failure 700",
-    "cuda failure 710",
-    "cuda failure 719",
-    "gpu is lost",
-)
+# What a session says that is asked for CUDA graphs and has nodes on the CPU.
+_NO_CUDA_GRAPH = "cuda graph"
 _SPINNING = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning")
 
 
@@ -53,17 +44,20 @@ class OrtOptions:
         threads: Of the CPU provider; `server.host.host_limits().threads` leaves none to the quota's throttle.
         cuda_device: Index of the GPU; None is the CPU.
         allow_cpu: Go on with the CPU when the GPU cannot be used, instead of failing at the start.
+        memory_limit_mib: Of the arena on the GPU; None is all of its memory.
     """
 
     threads: int
     cuda_device: int | None = None
     allow_cpu: bool = False
+    memory_limit_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     session: ort.InferenceSession
     manifest: Manifest
+    bound: BoundSession | None
 
     @property
     def fixed_batch(self) -> int | None:
@@ -102,11 +96,15 @@ class OrtBackend:
         except ArtifactError as error:
             raise BackendFault(f"{artifact_id}: {error}") from error
         with _translated(f"{artifact_id}: {path} cannot be loaded"):
-            session = ort.InferenceSession(str(path), self._session_options(), providers=self._providers())
+            session, graphs = self._open(str(path))
         self._check_provider(session)
         _check_io(artifact_id, "input", session.get_inputs(), manifest.inputs)
         _check_io(artifact_id, "output", session.get_outputs(), manifest.outputs)
-        self._loaded[artifact_id] = _Loaded(session, manifest)
+        bound = None
+        if self._cuda and can_be_bound((*manifest.inputs, *manifest.outputs)):
+            place = Place("cuda", self._options.cuda_device or 0, graphs)
+            bound = BoundSession(session, manifest.inputs, manifest.outputs, place)
+        self._loaded[artifact_id] = _Loaded(session, manifest, bound)
         return manifest.files[MODEL_ROLE].precision or "fp32"
 
     def unload(self, artifact_id: str) -> None:
@@ -120,11 +118,26 @@ class OrtBackend:
         size = len(next(iter(arrays.values())))
         feeds = {name: _padded(array, loaded.fixed_batch) for name, array in arrays.items()}
         with _translated(f"{artifact_id}: a batch of {size} failed"):
-            outputs = loaded.session.run(names, feeds)
-        return {name: output[:size] for name, output in zip(names, outputs, strict=True)}
+            if loaded.bound is not None:
+                outputs = loaded.bound.run(feeds)
+            else:
+                outputs = dict(zip(names, loaded.session.run(names, feeds), strict=True))
+        return {name: output[:size] for name, output in outputs.items()}
 
     def close(self) -> None:
         self._loaded.clear()
+
+    def _open(self, path: str) -> tuple[ort.InferenceSession, bool]:
+        """A session, and whether it captures CUDA graphs: only where every node of the graph is CUDA's."""
+        options = self._session_options()
+        if self._cuda:
+            try:
+                return ort.InferenceSession(path, options, providers=self._providers(graphs=True)), True
+            except _ERRORS as error:
+                if _NO_CUDA_GRAPH not in str(error).lower():
+                    raise
+                _log.info("no CUDA graphs: %s", str(error).splitlines()[0])
+        return ort.InferenceSession(path, options, providers=self._providers()), False
 
     def _has_cuda(self) -> bool:
         if has_cuda():
@@ -149,7 +162,7 @@ class OrtBackend:
             raise BackendFault(message)
         _log.warning("using the CPU: %s", message)
 
-    def _providers(self) -> list[str | tuple[str, dict[str, Any]]]:
+    def _providers(self, *, graphs: bool = False) -> list[str | tuple[str, dict[str, Any]]]:
         if not self._cuda:
             return ["CPUExecutionProvider"]
         cuda: dict[str, Any] = {
@@ -158,6 +171,10 @@ class OrtBackend:
             "arena_extend_strategy": "kSameAsRequested",
             "use_tf32": 0,  # its ten bits of mantissa are outside the fp32 tolerance
         }
+        if self._options.memory_limit_mib is not None:
+            cuda["gpu_mem_limit"] = self._options.memory_limit_mib << 20
+        if graphs:
+            cuda["enable_cuda_graph"] = 1
         return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
 
     def _session_options(self) -> ort.SessionOptions:
@@ -179,16 +196,7 @@ def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
-        text = str(error).lower()
-        message = f"{what}: {_first_line(error)}"
-        if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
-            raise OutOfMemoryFault(message) from error
-        reset = type(error).__name__ == "DeviceReset"
-        raise BackendFault(message, fatal=reset or any(sign in text for sign in _FATAL)) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise fault_of(error, what, lost=type(error).__name__ == "DeviceReset") from error
 
 
 def _padded(array: NDArray[np.generic], batch: int | None) -> NDArray[np.generic]:

@@ -85,20 +85,36 @@ class Settings(BaseModel):
     )
 
     # What it runs on
-    backend: Literal["ort", "fake"] = Field(
+    backend: Literal["ort", "torch", "fake"] = Field(
         "ort",
-        description="What runs the network: ort is ONNX Runtime; fake answers at once without a network, to measure "
-        "everything around it, and must not serve users.",
+        description="What runs the network: ort is ONNX Runtime; torch is fused kernels and CUDA graphs on a GPU, and "
+        "needs the extra `torch` and artifacts that were exported --with-weights; fake answers at once without a "
+        "network, to measure everything around it, and must not serve users.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
-        description="Device of the network. auto takes CUDA where the installed ONNX Runtime has it, else the CPU; "
-        "cuda fails at the start if the GPU cannot be used, so that nobody pays for an idle one.",
+        description="Device of the network. auto takes CUDA where the installed ONNX Runtime or torch has it, else the "
+        "CPU; cuda fails at the start if the GPU cannot be used, so that nobody pays for an idle one.",
     )
     allow_cpu: bool = Field(
         False,
         description="With device=cuda: go on with the CPU when the GPU cannot be used, some fifty times as slow. The "
         "log warns.",
+    )
+    gpu_memory_mib: Count | None = Field(
+        None,
+        description="With backend=ort on a GPU: most memory that its arena may take there, for a card that others use "
+        "too. By default all there is.",
+    )
+    gpu_streams: Annotated[int, Field(ge=1, le=4)] = Field(
+        1,
+        description="With backend=torch on a GPU: device threads that share it, each with a stream of its own, so that "
+        "the copies of one batch overlap with the work of another. Each holds the weights, and memory for a batch.",
+    )
+    tune_kernels: bool = Field(
+        False,
+        description="With backend=torch on a GPU: try which launches of our kernels are the fastest before serving, "
+        "some minutes at the first start. Otherwise those that are shipped are taken.",
     )
     threads: Count | None = Field(
         None,
@@ -391,12 +407,24 @@ class Settings(BaseModel):
             )
         if self.port == self.grpc_port != 0:
             problems.append(f"expected two different ports, found port = grpc_port = {self.port}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @model_validator(mode="after")
+    def _check_device(self) -> Self:
+        problems = []
         if self.allow_cpu and self.device != "cuda":
             problems.append(f"expected allow_cpu only with device=cuda, found device={self.device}")
         if self.fake_latency_s and self.backend != "fake":
             problems.append(f"expected fake_latency_s only with backend=fake, found backend={self.backend}")
         if self.backend == "fake" and self.device == "cuda":
-            problems.append("expected device=cuda only with backend=ort, found backend=fake")
+            problems.append("expected device=cuda only with backend=ort or torch, found backend=fake")
+        if self.gpu_memory_mib is not None and self.backend != "ort":
+            problems.append(f"expected gpu_memory_mib only with backend=ort, found backend={self.backend}")
+        for name in ("tune_kernels", "gpu_streams"):
+            if getattr(self, name) != type(self).model_fields[name].default and self.backend != "torch":
+                problems.append(f"expected {name} only with backend=torch, found backend={self.backend}")
         if problems:
             raise ValueError("; ".join(problems))
         return self

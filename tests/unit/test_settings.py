@@ -29,6 +29,9 @@ VALUES = {
     "backend": ("FAKE", "fake"),
     "device": ("cpu", "cpu"),
     "allow_cpu": ("yes", True),
+    "gpu_memory_mib": ("4096", 4096),
+    "gpu_streams": ("2", 2),
+    "tune_kernels": ("true", True),
     "threads": ("3", 3),
     "max_batch": ("7", 7),
     "cpu_workers": ("5", 5),
@@ -82,6 +85,8 @@ NEEDS = {
     "tls_key": {"tls_certificate": "/tls.crt"},
     "tls_client_ca": {"tls_certificate": "/tls.crt", "tls_key": "/tls.key"},
     "allow_cpu": {"device": "cuda"},
+    "gpu_streams": {"backend": "torch"},
+    "tune_kernels": {"backend": "torch"},
     "fake_latency_s": {"backend": "fake"},
     "rate_limit_megapixels": {"api_keys_file": "/keys"},
 }
@@ -263,7 +268,13 @@ def test_all_wrong_values_are_told_at_once(monkeypatch):
         ({"rate_limit_megapixels": 5}, r"expected rate_limit_megapixels only with api_keys_file"),
         ({"allow_cpu": True}, r"expected allow_cpu only with device=cuda, found device=auto"),
         ({"fake_latency_s": 1}, r"expected fake_latency_s only with backend=fake, found backend=ort"),
-        ({"backend": "fake", "device": "cuda"}, r"expected device=cuda only with backend=ort, found backend=fake"),
+        (
+            {"backend": "fake", "device": "cuda"},
+            r"expected device=cuda only with backend=ort or torch, found backend=fake",
+        ),
+        ({"gpu_memory_mib": 4096, "backend": "torch"}, r"expected gpu_memory_mib only with backend=ort, found .*torch"),
+        ({"gpu_streams": 2}, r"expected gpu_streams only with backend=torch, found backend=ort"),
+        ({"tune_kernels": True}, r"expected tune_kernels only with backend=torch, found backend=ort"),
     ],
 )
 def test_combinations_without_sense(values, message):

@@ -12,6 +12,7 @@ from artifact import Artifact, TensorSpec
 from server.backends import ort
 from server.backends.base import BackendFault, OutOfMemoryFault
 from server.backends.ort import OrtBackend, OrtOptions
+from server.backends.ort_binding import BoundSession, Place, can_be_bound
 from tests.support.backends import tiny_onnx_artifact
 
 
@@ -159,3 +160,97 @@ def test_a_gpu_that_is_announced_but_not_used_is_noticed(monkeypatch, artifact):
     allowed = OrtBackend(OrtOptions(threads=1, cuda_device=0, allow_cpu=True))
     allowed.load("tiny", artifact)
     assert allowed.device.name == "ort-cpu"
+
+
+def bound(artifact: Artifact) -> BoundSession:
+    """What runs on a GPU, on the CPU."""
+    session = onnxruntime.InferenceSession(artifact.file("model"), providers=["CPUExecutionProvider"])
+    return BoundSession(session, artifact.manifest.inputs, artifact.manifest.outputs, Place("cpu"))
+
+
+def test_bound_batches_are_plain_ones(backend, artifact):
+    backend.load("tiny", artifact)
+    session = bound(artifact)
+    for turn, size in enumerate((3, 1, 3, 2)):
+        images = np.random.default_rng(turn).integers(0, 256, (size, 16, 24, 3), dtype=np.uint8)
+        plain = backend.run("tiny", {"image": images})["alpha"]
+        np.testing.assert_array_equal(session.run({"image": images})["alpha"], plain)
+
+
+def test_a_bound_batch_that_fails_leaves_nothing(artifact):
+    session = bound(artifact)
+    with pytest.raises(ort._ERRORS):
+        session.run({"image": np.zeros((2, 8, 8, 3), np.uint8)})
+    assert session.run({"image": np.zeros((2, 16, 24, 3), np.uint8)})["alpha"].shape == (2, 16, 24)
+
+
+def test_only_known_sizes_can_be_bound(artifact):
+    assert can_be_bound(artifact.manifest.inputs)
+    assert not can_be_bound((TensorSpec("image", "uint8", ("batch", "height", 24, 3)),))
+
+
+class Opened:
+    """Stands for a session on a GPU, and remembers how it was asked for."""
+
+    def __init__(self, artifact: Artifact, refusal: str | None) -> None:
+        self.asked: list[dict[str, object]] = []
+        self._artifact, self._refusal = artifact, refusal
+
+    def __call__(self, path: str, options: object, providers: list[tuple[str, dict[str, object]]]) -> "Opened":
+        self.asked.append(providers[0][1])
+        if self._refusal is not None and providers[0][1].get("enable_cuda_graph"):
+            raise bindings.Fail(self._refusal)
+        return self
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider"]
+
+    def get_inputs(self) -> list[object]:
+        return [Node(spec) for spec in self._artifact.manifest.inputs]
+
+    def get_outputs(self) -> list[object]:
+        return [Node(spec) for spec in self._artifact.manifest.outputs]
+
+
+class Node:
+    def __init__(self, spec: TensorSpec) -> None:
+        self.name, self.type, self.shape = spec.name, ort._ort_type(spec.dtype), list(spec.shape)
+
+
+@pytest.fixture
+def opened(artifact, monkeypatch):
+    def make(refusal: str | None = None) -> Opened:
+        session = Opened(artifact, refusal)
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+        monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+        return session
+
+    return make
+
+
+NOT_ALL = "This session cannot use the CUDA Graph feature as requested by the user as all the graph nodes have not been"
+
+
+@pytest.mark.parametrize(("refusal", "graphs"), [(None, True), (NOT_ALL, False)])
+def test_cuda_graphs_are_captured_where_the_graph_allows(artifact, opened, refusal, graphs):
+    session = opened(refusal)
+    backend = OrtBackend(OrtOptions(threads=1, cuda_device=0))
+    backend.load("tiny", artifact)
+    assert [asked.get("enable_cuda_graph", 0) for asked in session.asked] == ([1] if graphs else [1, 0])
+    binding = backend._loaded["tiny"].bound
+    assert binding is not None
+    assert binding._place == Place("cuda", 0, graphs)
+
+
+def test_another_failure_to_load_is_not_tried_again(artifact, opened):
+    session = opened("CUDA failure 2: out of memory")
+    with pytest.raises(OutOfMemoryFault, match="out of memory"):
+        OrtBackend(OrtOptions(threads=1, cuda_device=0)).load("tiny", artifact)
+    assert len(session.asked) == 1
+
+
+def test_the_arena_on_the_gpu_has_the_limit_that_is_set(artifact, opened):
+    for limit, expected in ((None, None), (2048, 2 << 30)):
+        session = opened()
+        OrtBackend(OrtOptions(threads=1, cuda_device=0, memory_limit_mib=limit)).load("tiny", artifact)
+        assert session.asked[0].get("gpu_mem_limit") == expected
