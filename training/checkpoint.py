@@ -99,9 +99,9 @@ def _group(path: Path, prefix: str) -> dict[str, Tensor]:
 
 
 def restore(path: Path, network: nn.Module, ema: Ema, optimizer: Optimizer) -> Progress:
-    """Put the state of `path` into a freshly made run."""
+    """Put the state of `path` into a freshly made run, on whatever device the run is."""
     network.load_state_dict(_group(path, "network."))
-    ema.state = _group(path, "ema.")
+    ema.state = {name: value.to(ema.state[name].device) for name, value in _group(path, "ema.").items()}
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in _group(path, "optimizer.").items():
         index, name = key.split(".", 1)

@@ -51,7 +51,7 @@ def _train(options: argparse.Namespace) -> None:
             )
         stored = RefinerConfig.from_dict(read_plain_header(checkpoint)[0])
         config = replace(stored, budget=config.budget) if options.hours or options.steps else stored
-    run = RefinerRun(config, options.out, RefinerCadence(workers=options.workers))
+    run = RefinerRun(config, options.out, RefinerCadence(workers=options.workers, device=options.device))
     if run.resume():
         print(f"resuming at step {run.progress.step}, {run.share:.1%} of the budget")
     elif options.init is not None:
@@ -101,10 +101,7 @@ def _sheet(options: argparse.Namespace) -> None:
     write_sheet(options.out, rows, 4)
 
 
-def add_refiner(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `refiner` and its own commands."""
-    refiner = commands.add_parser("refiner", help="everything that is done with the refiner")
-    inner = refiner.add_subparsers(dest="refiner_command", required=True)
+def _add_train(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     train = inner.add_parser("train", help="train a refiner on windows of procedural photographs")
     train.add_argument("--config", choices=sorted(CONFIGS), default="compact")
     budget = train.add_mutually_exclusive_group()
@@ -117,10 +114,18 @@ def add_refiner(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     train.add_argument("--bf16", action="store_true", help="bfloat16 autocast of the encoder")
     train.add_argument("--threads", type=int, default=1)
     train.add_argument("--workers", type=int, default=0, help="processes that make the windows; 0: the loop's own")
+    train.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the network (default cpu)")
     train.add_argument("--resume", action="store_true", help="continue the run in --out; the budget may change")
     train.add_argument("--init", type=Path, help="weights file to begin from, such as an earlier run's")
     train.add_argument("--out", type=Path, required=True)
     train.set_defaults(run=_train)
+
+
+def add_refiner(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `refiner` and its own commands."""
+    refiner = commands.add_parser("refiner", help="everything that is done with the refiner")
+    inner = refiner.add_subparsers(dest="refiner_command", required=True)
+    _add_train(inner)
 
     score = inner.add_parser("evaluate", help="held-out close-ups: the mask's error and the refiner's")
     score.add_argument("checkpoint", type=Path)

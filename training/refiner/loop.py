@@ -30,11 +30,13 @@ class RefinerCadence:
         checkpoint: Seconds between checkpoints.
         log_steps: Steps between rows of the log.
         workers: Processes that make the windows; 0 makes them in the loop's own.
+        device: Of the network: `cpu`, `cuda`. A GPU sums in another order, so that its weights differ in the last bits.
     """
 
     checkpoint: float = 120.0
     log_steps: int = 20
     workers: int = 0
+    device: str = "cpu"
 
 
 def image_planes(image: Tensor) -> Tensor:
@@ -63,7 +65,8 @@ class RefinerRun:
         self.config = config
         self.folder = folder
         self.cadence = cadence or RefinerCadence()
-        self.network = CRM(config.network)
+        self.device = torch.device(self.cadence.device)
+        self.network = CRM(config.network).to(self.device)
         self.ema = Ema(self.network, config.ema_decay)
         self.optimizer = make_optimizer(self.network, config)
         self.progress = Progress()
@@ -117,7 +120,7 @@ class RefinerRun:
             group["lr"] = rate
         self.network.train()
         half = torch.bfloat16 if self.config.bfloat16 else None
-        logits, mask, truth = target_logits(self.network, batch, half)
+        logits, mask, truth = target_logits(self.network, batch.to(self.device), half)
         loss = refiner_loss(logits, mask, truth, self.config.loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,7 +1,7 @@
 """Training windows: image, coarse mask, truth and place on a canvas, in an order that depends on the seed alone."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -48,6 +48,13 @@ class RefinerBatch:
     target_mask: Tensor
     rows: Tensor | None = None
     columns: Tensor | None = None
+
+    def to(self, device: torch.device) -> "RefinerBatch":
+        """The same on a device."""
+        if device.type == "cpu":
+            return self
+        present = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in present.items()})
 
 
 _closeup = lru_cache(maxsize=32)(closeup)
