@@ -60,7 +60,9 @@ def sequential(port: int, images: Sequence[bytes], count: int, path: str = "/seg
         connection.close()
 
 
-def closed_loop(port: int, images: Sequence[bytes], clients: int, duration_s: float) -> tuple[list[Answer], float]:
+def closed_loop(
+    port: int, images: Sequence[bytes], clients: int, duration_s: float, path: str = "/segment"
+) -> tuple[list[Answer], float]:
     """`clients` clients that each send their next request when the last is answered.
 
     Returns:
@@ -74,7 +76,7 @@ def closed_loop(port: int, images: Sequence[bytes], clients: int, duration_s: fl
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         turn = index
         while time.perf_counter() - started < duration_s:
-            answers[index].append(post(connection, images[turn % len(images)]))
+            answers[index].append(post(connection, images[turn % len(images)], path))
             turn += 1
         connection.close()
 

@@ -1,5 +1,6 @@
 """Where and with what a figure was measured: it is worth nothing without."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -35,13 +36,26 @@ def commit() -> dict[str, Any]:
 
 def describe(*packages: str) -> dict[str, Any]:
     """Hardware, versions (the named packages' too), commit and date of this run, as the results schemas want them."""
+    return _described({name: importlib.metadata.version(name) for name in (*PACKAGES, *packages)})
+
+
+def describe_what_is_there(*packages: str) -> dict[str, Any]:
+    """As `describe`, on a machine that is not ours: packages that are not installed are left out."""
+    versions = {}
+    for name in (*PACKAGES, *packages):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return _described(versions)
+
+
+def _described(versions: dict[str, str]) -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in (*PACKAGES, *packages)},
+        "versions": versions,
         "commit": commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "load_average_1m": round(os.getloadavg()[0], 2),

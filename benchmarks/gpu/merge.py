@@ -1,0 +1,52 @@
+"""Results of several calls as one: `python -m benchmarks.gpu.merge FIRST SECOND … -o FILE`.
+
+A lent machine's calls end after minutes, so that the sections of one measurement lie in several files. Later files win.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def merged(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The last result with the sections of all.
+
+    Raises:
+        ValueError: They are of different GPUs or commits.
+    """
+    if not results:
+        raise ValueError("expected at least one result, found none")
+    for name, of in (("GPU", lambda each: each["machine"]["gpu"]["name"]), ("commit", _commit)):
+        found = sorted({of(each) for each in results})
+        if len(found) > 1:
+            raise ValueError(f"expected results of one {name}, found {', '.join(found)}")
+    sections: dict[str, Any] = {}
+    for each in results:
+        # A section that was only skipped this time does not replace one that was measured.
+        sections |= {name: entry for name, entry in each["sections"].items() if name not in sections or _ran(entry)}
+    return {**results[-1], "command": " && ".join(each["command"] for each in results), "sections": sections}
+
+
+def _commit(result: dict[str, Any]) -> str:
+    return str(result["machine"]["commit"]["sha"])
+
+
+def _ran(entry: dict[str, Any]) -> bool:
+    return any(row["measured"] for row in entry["rows"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read, merge, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.merge", description=__doc__)
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    arguments = parser.parse_args(argv)
+    found = merged([json.loads(path.read_text(encoding="utf-8")) for path in arguments.results])
+    arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

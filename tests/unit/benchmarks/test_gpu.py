@@ -1,0 +1,183 @@
+"""The measurement for machines with a GPU, rehearsed without one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import referencing
+import torch
+
+from benchmarks import machine
+from benchmarks.gpu.__main__ import SECTIONS, main
+from benchmarks.gpu.machine import describe_gpu
+from benchmarks.gpu.merge import main as merge
+from benchmarks.gpu.report import Report
+from benchmarks.gpu.roofline import operators, parts_table, roofline, table
+from benchmarks.gpu.subjects import difference
+from modeling.birefnet.config import SWIN_T
+from tests.support.networks import TINY
+
+SCHEMA = json.loads((Path(machine.__file__).parent / "schemas" / "gpu.json").read_text())
+IN_PROCESS = ("kernels", "parity", "throughput", "parts", "official")
+
+
+def valid(path: Path) -> dict[str, Any]:
+    """A result that obeys the schema."""
+    result: dict[str, Any] = json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN is no JSON
+    jsonschema.Draft202012Validator(SCHEMA, registry=referencing.Registry()).validate(result)
+    return result
+
+
+def rows_of(result: dict[str, Any], section: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = result["sections"][section]["rows"]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("gpu") / "out" / "gpu.json"
+    assert main(["--dry-run", "--out", str(out), "--section", *IN_PROCESS]) == 0
+    return valid(out)
+
+
+def test_a_rehearsal_runs_every_section(rehearsal: dict[str, Any]) -> None:
+    assert list(rehearsal["sections"]) == ["ceilings", *IN_PROCESS]
+    assert all(entry["finished"] for entry in rehearsal["sections"].values())
+    assert rehearsal["machine"]["gpu"] == {"name": "none"}
+    assert rehearsal["machine"]["versions"]["torch"]
+
+
+def test_a_rehearsal_measures_the_network_it_runs(rehearsal: dict[str, Any]) -> None:
+    rows = rows_of(rehearsal, "throughput")
+    assert [row["batch"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row["measured"]
+        assert row["max_abs"] < 1e-3  # folded against unfolded, both fp32
+        assert row["roofline_ms"] > 0
+    for row in rows_of(rehearsal, "parity"):
+        assert row["measured"] or row["backend"] in {"tensorrt", "ort-cuda"}
+    (parts,) = rows_of(rehearsal, "parts")
+    assert {"backbone, both scales", "decoder_block1", "perceptrons"} <= set(parts["parts_ms"])
+
+
+def test_what_cannot_be_measured_here_says_why(rehearsal: dict[str, Any]) -> None:
+    official = rows_of(rehearsal, "official")
+    assert {row["backend"] for row in official} == {"official-eager", "official-compiled"}
+    assert all("--official" in row["reason"] for row in official)
+    for row in rows_of(rehearsal, "kernels"):
+        assert not row["measured"]
+        assert "GPU" in row["reason"] or "torchvision" in row["reason"]
+
+
+@pytest.mark.slow
+def test_a_rehearsal_of_what_runs_in_processes_of_its_own(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    assert main(["--dry-run", "--out", str(out), "--section", "tests", "server", "train"]) == 0
+    result = valid(out)
+    assert all(row["measured"] for name in result["sections"] for row in rows_of(result, name)), result["sections"]
+    assert (tmp_path / "refiner.safetensors").exists()
+
+
+def test_every_section_has_its_place_in_the_schema() -> None:
+    names = SCHEMA["properties"]["sections"]["propertyNames"]["enum"]
+    assert names == ["ceilings", *SECTIONS]
+
+
+def test_sections_and_their_times_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(SECTIONS)
+
+
+def test_without_a_gpu_only_rehearsals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="expected a GPU that torch sees, found none"):
+        main(["--out", str(tmp_path / "gpu.json")])
+    with pytest.raises(SystemExit, match="one of --out and --list"):
+        main([])
+
+
+def failing() -> dict[str, Any]:
+    raise ValueError("no such thing")
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Report:
+    return Report(tmp_path / "gpu.json", ["-o", "gpu.json"], describe_gpu(torch.device("cpu")))
+
+
+def test_a_failed_row_loses_no_other(report: Report, tmp_path: Path) -> None:
+    with report.section("parts"):
+        assert report.measure({"name": "one"}, lambda: {"ms": 1.0}) == {"ms": 1.0}
+        assert report.measure({"name": "two"}, failing) is None
+        report.measure({"name": "three"}, lambda: {"ms": 3.0})
+    with report.section("official"):
+        report.add({"name": "four", "measured": True})
+        failing()
+    rows = rows_of(valid(tmp_path / "gpu.json"), "parts")
+    assert [row["measured"] for row in rows] == [True, False, True]
+    assert rows[1]["reason"] == "ValueError: no such thing"
+    ended = valid(tmp_path / "gpu.json")["sections"]["official"]
+    assert not ended["finished"]
+    assert [row["measured"] for row in ended["rows"]] == [True, False]
+
+
+def test_every_row_is_in_the_file_at_once(report: Report, tmp_path: Path) -> None:
+    with report.section("parts"):
+        for count in (1, 2):
+            report.add({"measured": True})
+            assert len(rows_of(valid(tmp_path / "gpu.json"), "parts")) == count
+
+
+def test_results_of_several_calls_are_merged(report: Report, tmp_path: Path) -> None:
+    with report.section("parts"):
+        report.add({"measured": True, "name": "first"})
+    second = Report(tmp_path / "second.json", ["-o", "second.json"], describe_gpu(torch.device("cpu")))
+    second.skip("parts", "no time")
+    with second.section("kernels"):
+        second.add({"measured": True})
+    out = tmp_path / "both.json"
+    assert merge([str(tmp_path / "gpu.json"), str(tmp_path / "second.json"), "-o", str(out)]) == 0
+    both = valid(out)
+    assert rows_of(both, "parts") == [{"measured": True, "name": "first"}]
+    assert set(both["sections"]) == {"parts", "kernels"}
+    other = json.loads((tmp_path / "second.json").read_text())
+    other["machine"]["gpu"]["name"] = "another"
+    (tmp_path / "second.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match="expected results of one GPU, found another, none"):
+        merge([str(tmp_path / "gpu.json"), str(tmp_path / "second.json"), "-o", str(out)])
+
+
+def test_numbers_that_are_none_are_no_figure() -> None:
+    with pytest.raises(ArithmeticError, match="found 1 that are none"):
+        difference(torch.tensor([1.0, float("nan")]), torch.ones(2))
+
+
+def test_the_roofline_takes_the_larger_of_products_and_memory() -> None:
+    slow_products = {"tflops": 1e-3, "gigabytes_per_second": 1e9}
+    slow_memory = {"tflops": 1e9, "gigabytes_per_second": 1e-3}
+    found = roofline(TINY, (64, 96), 2, slow_products)
+    assert found["ms"] == pytest.approx(found["gflop"] * 1e3, rel=1e-6)
+    assert roofline(TINY, (64, 96), 2, slow_memory)["ms"] == pytest.approx(found["gigabytes"] * 1e6, rel=1e-6)
+    assert found["products_ms"] <= found["ms"]
+
+
+def test_the_roofline_counts_what_the_network_multiplies() -> None:
+    """reference/birefnet.md, 5.3: 320.98 GMAC for Swin-T at 1024; folds take some 9 % of them away."""
+    products = sum(flops for _, flops, _ in operators(SWIN_T, (1024, 1024), 1)) / 2e9
+    assert 0.88 * 320.98 < products < 0.94 * 320.98
+    deformable = [flops for name, flops, _ in operators(SWIN_T, (1024, 1024), 1) if name == "deform_conv"]
+    assert len(deformable) == 20
+    assert sum(deformable) / 2e9 == pytest.approx(86.57, abs=0.01)
+    twice = sum(flops for _, flops, _ in operators(TINY, (64, 96), 2))
+    assert twice == 2 * sum(flops for _, flops, _ in operators(TINY, (64, 96), 1))
+
+
+@pytest.mark.slow
+def test_the_page_has_the_rooflines_of_its_command() -> None:
+    page = (Path(machine.__file__).parents[1] / "docs" / "performance.md").read_text()
+    assert "--tflops 788 --gigabytes-per-second 4300 --parts" in page
+    ceilings = {"tflops": 788.0, "gigabytes_per_second": 4300.0}
+    assert table(ceilings) in page
+    assert parts_table(ceilings) in page
