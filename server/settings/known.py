@@ -132,10 +132,10 @@ class Settings(BaseModel):
         "Each may hold 14 to 49 bytes per pixel of the image it works on, by formats.",
     )
     compute_niceness: Niceness = Field(
-        19,
-        description="Niceness, 0 to 19, of the threads that decode, encode and run networks on the CPU (Linux): "
-        "however busy they are, probes and refusals are answered at once. Other programs on the same CPUs go before "
-        "them, too, unless a cgroup divides the CPUs, as one does for every container; 0 where that is not wanted.",
+        5,
+        description="Niceness, 0 to 19, of the threads that decode, encode and run networks on the CPU (Linux): the "
+        "event loop, which answers probes and refusals, goes before them. So do other programs on the same CPUs, a "
+        "little; much higher values starve them there, and the loop with them, which shares the interpreter's lock.",
     )
 
     # What it lets in
