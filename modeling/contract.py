@@ -26,7 +26,8 @@ class ImageToAlpha(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 RGB to (B, H, W) alpha in [0, 1], in the type that the network takes and gives."""
-        pixels = image.permute(0, 3, 1, 2).to(self.scale.dtype)
+        # Converted first: TensorRT takes bytes as an input, but does nothing else with them.
+        pixels = image.to(self.scale.dtype).permute(0, 3, 1, 2)
         logits: Tensor = self.network(pixels * self.scale + self.shift)
         return torch.sigmoid(logits)[:, 0]
 
@@ -41,5 +42,6 @@ class TileToAlpha(nn.Module):
 
     def forward(self, image: Tensor, mask: Tensor, frame: Tensor) -> Tensor:
         """(B, T, T, 3) uint8 RGB, (B, T, T) soft mask and (B, 4) frame to (B, T, T) alpha in [0, 1]."""
-        alpha: Tensor = self.network(image.permute(0, 3, 1, 2).to(mask.dtype) / BYTE, mask, frame)
+        # Converted first: TensorRT takes bytes as an input, but does nothing else with them.
+        alpha: Tensor = self.network(image.to(mask.dtype).permute(0, 3, 1, 2) / BYTE, mask, frame)
         return alpha
