@@ -14,6 +14,7 @@ COPY artifact artifact
 COPY matting matting
 COPY model_export model_export
 COPY modeling modeling
+COPY plans plans
 COPY protos protos
 COPY server server
 RUN pip wheel --quiet --no-cache-dir --no-deps --wheel-dir /wheels .

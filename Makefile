@@ -48,7 +48,7 @@ fuzz: $(VENV)/.installed-dev ## Fuzz the decoder (FUZZ_SECONDS, ten minutes) and
 lint: $(VENV)/.installed-dev ## Format, lint, types and import contracts, without changing a file
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy server model_export modeling matting artifact training benchmarks tests
+	$(BIN)/mypy server model_export modeling matting artifact plans training benchmarks tests
 	$(BIN)/lint-imports
 
 .PHONY: check

@@ -7,6 +7,7 @@ A directory with `model.json` (the manifest) and the files it names. `open_artif
 from artifact.directory import Artifact, ArtifactError, open_artifact
 from artifact.fields import ManifestError
 from artifact.manifest import FORMAT_VERSION, MANIFEST_NAME, FileEntry, Io, Manifest, TensorSpec, Tolerance
+from artifact.plans import PlanKey, Profile, find_plan, plan_source, plans_of
 from artifact.self_test import SELF_TEST_ROLE, Deviation, SelfTest, load_self_test
 from artifact.writing import NewFile, check_target, rewrite_manifest, write_artifact
 
@@ -22,12 +23,17 @@ __all__ = [
     "Manifest",
     "ManifestError",
     "NewFile",
+    "PlanKey",
+    "Profile",
     "SelfTest",
     "TensorSpec",
     "Tolerance",
     "check_target",
+    "find_plan",
     "load_self_test",
     "open_artifact",
+    "plan_source",
+    "plans_of",
     "rewrite_manifest",
     "write_artifact",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from artifact.fields import ManifestError
-from artifact.manifest import MANIFEST_NAME, Manifest
+from artifact.manifest import MANIFEST_NAME, PLAN_PREFIX, Manifest
 
 _CHUNK_BYTES = 1 << 20
 
@@ -36,8 +36,12 @@ class Artifact:
 
     @property
     def sha256(self) -> str:
-        """Content id: equal for two artifacts that hold the same files in the same roles."""
-        lines = sorted(f"{role} {entry.sha256}\n" for role, entry in self.manifest.files.items())
+        """Content id: equal for two artifacts that hold the same files in the same roles.
+
+        Plans do not count: machines build them from the rest, and replicas on different GPUs serve one artifact.
+        """
+        files = self.manifest.files.items()
+        lines = sorted(f"{role} {entry.sha256}\n" for role, entry in files if not role.startswith(PLAN_PREFIX))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

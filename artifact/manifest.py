@@ -14,6 +14,8 @@ from artifact.fields import Fields, ManifestError, checked
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "model.json"
+PLAN_PREFIX = "plan."
+"""Roles of TensorRT plans begin with it; `artifact.plans` says what is behind them."""
 
 Kind = Literal["matte", "refine"]
 Io = Literal["image", "tensor"]
@@ -111,7 +113,7 @@ class Manifest:
         licence: SPDX identifier or a sentence; the licence of the weights.
         origin: Where the weights came from and what exported them.
         halo: Pixels of context that a refiner's tile needs on every side; None for a matte model.
-        files: By role: `model` (fp32 ONNX), `self_test`, `weights`, …
+        files: By role: `model` (fp32 ONNX), `self_test`, `weights`, `plan.…`, …
         parity: Figures of `birefnet-export verify`, empty before it ran.
         self_test: Tolerance by precision for the `self_test` file.
         extra: Fields this version does not know.

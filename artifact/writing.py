@@ -13,8 +13,9 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from artifact.directory import Artifact, ArtifactError, file_sha256, open_artifact, read_manifest
 from artifact.manifest import MANIFEST_NAME, FileEntry, Manifest, contained_path
@@ -30,11 +31,13 @@ class NewFile:
         source: Where it is now; it is copied.
         name: Its path in the artifact.
         precision: As in the manifest.
+        extra: Further fields of its entry there.
     """
 
     source: Path
     name: str
     precision: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_artifact(directory: Path | str, manifest: Manifest, new_files: Mapping[str, NewFile]) -> Artifact:
@@ -51,7 +54,9 @@ def write_artifact(directory: Path | str, manifest: Manifest, new_files: Mapping
     """
     target = Path(directory)
     entries = {
-        role: FileEntry(contained_path(new.name, f"files.{role}.path"), file_sha256(new.source), new.precision)
+        role: FileEntry(
+            contained_path(new.name, f"files.{role}.path"), file_sha256(new.source), new.precision, new.extra
+        )
         for role, new in new_files.items()
     }
     complete = replace(manifest, files={**manifest.files, **entries})

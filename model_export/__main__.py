@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from artifact import ArtifactError, ManifestError
-from model_export.errors import ExportError
+from artifact import ArtifactError, ManifestError, Profile
+from model_export.errors import ExportError, ParityError
 
 OUT_OF_TOLERANCE, FAILED, INTERRUPTED = 1, 2, 130
 
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     onnx.set_defaults(run=_onnx)
     _add_adopt(commands)
     _add_refiner(commands)
+    _add_tensorrt(commands)
     verify = commands.add_parser("verify", help="prove an artifact against its network", description=_verify.__doc__)
     verify.add_argument("directory", type=Path, metavar="DIR", help="the artifact directory")
     verify.add_argument(
@@ -129,6 +130,33 @@ def _add_refiner(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--max-batch", type=int, default=16, metavar="N", help="largest batch that a server should form (16)"
     )
     refiner.set_defaults(run=_refiner)
+
+
+def _add_tensorrt(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    tensorrt = commands.add_parser(
+        "tensorrt", help="add a TensorRT plan for this machine's GPU to an artifact", description=_tensorrt.__doc__
+    )
+    tensorrt.add_argument("directory", type=Path, metavar="DIR", help="the artifact directory, with model.trt.onnx")
+    tensorrt.add_argument(
+        "--batch",
+        type=_batches,
+        metavar="MIN,OPT,MAX",
+        help="batch sizes: smallest, the one that kernels are chosen for, largest (1, 8 and the manifest's largest)",
+    )
+    tensorrt.add_argument("--device", type=int, default=0, metavar="N", help="index of the GPU (0)")
+    tensorrt.add_argument(
+        "--workspace-mib", type=int, metavar="N", help="device memory that a kernel may use beside its tensors (all)"
+    )
+    tensorrt.add_argument(
+        "--level", type=int, choices=range(6), help="how long kernels are searched for (TensorRT's own, 3)"
+    )
+    tensorrt.add_argument(
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="what TensorRT measured in earlier builds, to be used and added to (a file in DIR)",
+    )
+    tensorrt.set_defaults(run=_tensorrt)
 
 
 def _onnx(arguments: argparse.Namespace) -> int:
@@ -205,6 +233,27 @@ def _refiner(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _tensorrt(arguments: argparse.Namespace) -> int:
+    """Build a TensorRT plan on the GPU that will run it, hold it against the fp32 graph, and keep it if it is near."""
+    from model_export.tensorrt_build import PlanRequest, build_tensorrt
+
+    request = PlanRequest(
+        directory=arguments.directory,
+        profile=arguments.batch,
+        device=arguments.device,
+        workspace_mib=arguments.workspace_mib,
+        level=arguments.level,
+        timing_cache=arguments.timing_cache,
+    )
+    try:
+        plan, proof = build_tensorrt(request, _Reporter())
+    except ParityError as error:
+        print(f"birefnet-export: {error}", file=sys.stderr)
+        return OUT_OF_TOLERANCE
+    print(f"{plan}\n{proof.table()}")
+    return 0
+
+
 class _Reporter:
     """Lines on stderr with the seconds since the start: exports are long, and stdout is for the result."""
 
@@ -219,6 +268,16 @@ def _folder(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected a folder, found an empty name")
     return Path(text)
+
+
+def _batches(text: str) -> Profile:
+    match = re.fullmatch(r"(\d+),(\d+),(\d+)", text)
+    try:
+        return Profile(*map(int, match.groups() if match else ()))
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"expected MIN,OPT,MAX in ascending order, such as 1,8,16, found {text!r}"
+        ) from None
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -20,8 +20,9 @@ from model_export.onnx_export import SELF_TEST_FILE, check_size, versions
 from model_export.parity import BATCH, GraphReference, Report
 from model_export.precision import CANONICAL, PRECISIONS
 from model_export.proof import SELF_TEST_TOLERANCE, Candidate, prove, run_self_test, write_self_test
-from model_export.runner import LOAD_FAILURES, OnnxRunner, filled, logistic, normalised, open_session
+from model_export.runner import OnnxRunner, filled, logistic, normalised
 from model_export.sample_inputs import sample_inputs, subject
+from model_export.sessions import LOAD_FAILURES, open_session
 
 ADOPTED = "adopted"
 """Key of the manifest's `origin` that says how the file is to be read."""

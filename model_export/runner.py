@@ -6,29 +6,16 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from artifact import Io
 from matting.normalisation import DEVIATION, MEAN
-from model_export.errors import ExportError
 from model_export.half_emulation import HalfEmulation
+from model_export.sessions import open_session
 from modeling.birefnet.network import BiRefNet
 from modeling.folding import fold
 from modeling.half import half_precision
-
-LOAD_FAILURES = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
-"""What ONNX Runtime raises for a file that it does not take; they share no base class."""
 
 
 class AlphaRunner(Protocol):
@@ -92,21 +79,6 @@ class OnnxRunner:
     def _run(self, array: NDArray[np.generic]) -> NDArray[np.float32]:
         output: NDArray[np.float32] = self._session.run(None, {self._session.get_inputs()[0].name: array})[0]
         return output
-
-
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """A graph in ONNX Runtime on the CPU.
-
-    Raises:
-        ExportError: The file cannot be loaded.
-    """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_cpu_mem_arena = False  # it grows by doubling, and a proof holds gigabytes already
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except LOAD_FAILURES as error:
-        raise ExportError(f"{path}: expected a graph that ONNX Runtime loads, found: {error}") from error
 
 
 def normalised(images: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -17,7 +17,8 @@ from model_export.parity import BATCH as PROVEN_BATCH
 from model_export.parity import Report
 from model_export.precision import CANONICAL
 from model_export.proof import SELF_TEST_TOLERANCE, Candidate, Proof, in_steps, prove, write_self_test
-from model_export.refiner.runner import RefinerNetworkRunner, RefinerOnnxRunner, RefinerReference, tile_inputs
+from model_export.refiner.runner import RefinerNetworkRunner, RefinerOnnxRunner, RefinerReference
+from model_export.refiner.tiles import tile_inputs
 from model_export.refiner.traceable import traceable_refiner
 from model_export.sample_inputs import subject
 from modeling.crm.config import ALIGNMENT, COMPACT, RESNET50, CrmConfig

@@ -1,50 +1,18 @@
-"""Ways to a refiner's alpha, for the proof: the network in torch, and a graph in ONNX Runtime.
-
-What proves matte models proves refiners too: the mask and the frame of a tile are made of its image, so that a refiner
-is, like them, a function from images to alpha.
-"""
+"""Ways to a refiner's alpha, for the proof: the network in torch, and a graph in ONNX Runtime."""
 
 import copy
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from artifact import Tolerance
 from model_export.parity import rounding_of
-from model_export.runner import open_session
+from model_export.refiner.tiles import tile_inputs
+from model_export.sessions import open_session
 from modeling.crm.network import CRM
-
-CANVAS = (4000.0, 6000.0)
-"""Of the frames of the proof, in pixels: global positions need all digits of float32 there."""
-
-_REDUCTION = 4
-_STEPNESS = 12.0
-
-
-def tile_inputs(images: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
-    """Image, mask and frame of tiles (B, T, T, 3) uint8.
-
-    The mask is a soft threshold of the brightness, reduced to a quarter and upsampled: it has zeros, ones and all
-    between. The frame lies where the brightness says, at a multiple of 8.
-    """
-    side = images.shape[1]
-    grey = images.mean(axis=3, dtype=np.float64) / 255
-    masks, frames = [], []
-    for plane in grey:
-        small = cv2.resize(plane, (side // _REDUCTION, side // _REDUCTION), interpolation=cv2.INTER_AREA)
-        soft = np.clip((small - plane.mean()) * _STEPNESS + 0.5, 0, 1)
-        masks.append(cv2.resize(soft, (side, side), interpolation=cv2.INTER_LINEAR))
-        origin = [(plane.mean() * (length - side)) // 8 * 8 for length in CANVAS]
-        frames.append([*origin, *CANVAS])
-    return {
-        "image": images,
-        "mask": np.clip(np.stack(masks), 0, 1).astype(np.float32),
-        "frame": np.array(frames, np.float32),
-    }
 
 
 class RefinerNetworkRunner:

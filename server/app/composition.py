@@ -4,9 +4,9 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,12 @@ _log = logging.getLogger(__name__)
 
 _CLOSE_S = 2.0  # for work on the host whose answer nobody waits for any more
 _MIB = 1 << 20
-_VERSIONED = {"ort": "onnxruntime", "torch": "torch"}  # backend to the distribution it runs on
+# Backend to the distributions that it may run on.
+_VERSIONED = {
+    "ort": ("onnxruntime", "onnxruntime-gpu"),
+    "trt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "torch": ("torch",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +120,7 @@ def compose(settings: Settings, make_backend: Callable[[], Backend] | None = Non
     uploads = Uploads(UploadLimits(settings.max_uploads, round(settings.max_uploads_mib * _MIB)), admission)
     pool = HostPool(settings.cpu_workers, metrics.host, niceness=settings.compute_niceness)
     pipeline = Pipeline(engine, admission, models, pool, metrics, _pipeline_limits(settings))
-    distribution = _VERSIONED.get(settings.backend)
-    metrics.build_info({distribution: version(distribution)} if distribution is not None else {})
+    metrics.build_info(_runtime_versions(settings.backend))
     if settings.shadow_model is not None:
         _begin_shadow(pipeline, settings.shadow_model, settings.shadow_share)
     place = Place(
@@ -234,7 +238,12 @@ def _backend_maker(settings: Settings) -> Callable[[], Backend]:
         options = TorchOptions(settings.threads or 1, 0 if wanted else None, settings.allow_cpu, settings.tune_kernels)
         return TorchBackend(options)
 
-    make = {"fake": make_fake, "ort": make_ort, "torch": make_torch}[settings.backend]
+    def make_trt() -> Backend:
+        from server.backends.trt import TrtBackend, TrtOptions
+
+        return TrtBackend(TrtOptions(build_plans=settings.build_plans))
+
+    make = {"fake": make_fake, "ort": make_ort, "trt": make_trt, "torch": make_torch}[settings.backend]
 
     def make_gently() -> Backend:
         backend = make()
@@ -243,6 +252,15 @@ def _backend_maker(settings: Settings) -> Callable[[], Backend]:
         return backend
 
     return make_gently
+
+
+def _runtime_versions(backend: str) -> dict[str, str]:
+    """Of the first distribution that is installed, under the first one's name, as a label of the metrics."""
+    names = _VERSIONED.get(backend, ())
+    for name in names:
+        with suppress(PackageNotFoundError):
+            return {names[0]: version(name)}
+    return {}
 
 
 def _make_fetcher(settings: Settings, metrics: Metrics) -> "Fetcher | None":

@@ -21,6 +21,7 @@ _SEGMENT_SETTINGS = (
     "gpu_memory_mib",
     "gpu_streams",
     "tune_kernels",
+    "build_plans",
     "threads",
     "max_batch",
     "cpu_workers",

@@ -14,6 +14,16 @@ from server.host import HostLimits
 
 _MIB = 1 << 20
 
+# Settings that only some backends know what to do with.
+_ONLY_WITH = {
+    "allow_cpu": ("ort", "torch"),
+    "fake_latency_s": ("fake",),
+    "gpu_memory_mib": ("ort",),
+    "gpu_streams": ("torch", "trt"),
+    "tune_kernels": ("torch",),
+    "build_plans": ("trt",),
+}
+
 Origin = Annotated[
     str, Field(pattern=r"^(\*|https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?)$")
 ]
@@ -85,11 +95,12 @@ class Settings(BaseModel):
     )
 
     # What it runs on
-    backend: Literal["ort", "torch", "fake"] = Field(
+    backend: Literal["ort", "trt", "torch", "fake"] = Field(
         "ort",
-        description="What runs the network: ort is ONNX Runtime; torch is fused kernels and CUDA graphs on a GPU, and "
-        "needs the extra `torch` and artifacts that were exported --with-weights; fake answers at once without a "
-        "network, to measure everything around it, and must not serve users.",
+        description="What runs the network: ort is ONNX Runtime; trt is TensorRT, with plans that were built for this "
+        "GPU (docs/gpu.md); torch is fused kernels and CUDA graphs on a GPU, and needs the extra `torch` and artifacts "
+        "that were exported --with-weights; fake answers at once without a network, to measure everything around it, "
+        "and must not serve users.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
@@ -108,13 +119,19 @@ class Settings(BaseModel):
     )
     gpu_streams: Annotated[int, Field(ge=1, le=4)] = Field(
         1,
-        description="With backend=torch on a GPU: device threads that share it, each with a stream of its own, so that "
+        description="With backend=torch or trt on a GPU: device threads that share it, each with a stream of its own, so that "
         "the copies of one batch overlap with the work of another. Each holds the weights, and memory for a batch.",
     )
     tune_kernels: bool = Field(
         False,
         description="With backend=torch on a GPU: try which launches of our kernels are the fastest before serving, "
         "some minutes at the first start. Otherwise those that are shipped are taken.",
+    )
+    build_plans: bool = Field(
+        False,
+        description="With backend=trt: build a plan that is missing, or was made for another GPU, TensorRT or graph, "
+        "when its model is loaded, instead of failing. That takes minutes, and the artifact directory must be "
+        "writable.",
     )
     threads: Count | None = Field(
         None,
@@ -416,15 +433,14 @@ class Settings(BaseModel):
         problems = []
         if self.allow_cpu and self.device != "cuda":
             problems.append(f"expected allow_cpu only with device=cuda, found device={self.device}")
-        if self.fake_latency_s and self.backend != "fake":
-            problems.append(f"expected fake_latency_s only with backend=fake, found backend={self.backend}")
         if self.backend == "fake" and self.device == "cuda":
-            problems.append("expected device=cuda only with backend=ort or torch, found backend=fake")
-        if self.gpu_memory_mib is not None and self.backend != "ort":
-            problems.append(f"expected gpu_memory_mib only with backend=ort, found backend={self.backend}")
-        for name in ("tune_kernels", "gpu_streams"):
-            if getattr(self, name) != type(self).model_fields[name].default and self.backend != "torch":
-                problems.append(f"expected {name} only with backend=torch, found backend={self.backend}")
+            problems.append("expected device=cuda only with backend=ort, trt or torch, found backend=fake")
+        if self.backend == "trt" and self.device == "cpu":
+            problems.append("expected backend=trt without device=cpu: TensorRT runs on GPUs alone")
+        for name, backends in _ONLY_WITH.items():
+            if getattr(self, name) != type(self).model_fields[name].default and self.backend not in backends:
+                expected = " or ".join(backends)
+                problems.append(f"expected {name} only with backend={expected}, found backend={self.backend}")
         if problems:
             raise ValueError("; ".join(problems))
         return self

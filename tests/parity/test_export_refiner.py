@@ -11,7 +11,8 @@ import torch
 
 from artifact import Artifact, load_self_test, open_artifact
 from model_export.__main__ import FAILED, OUT_OF_TOLERANCE, main
-from model_export.refiner.runner import RefinerNetworkRunner, RefinerOnnxRunner, tile_inputs
+from model_export.refiner.runner import RefinerNetworkRunner, RefinerOnnxRunner
+from model_export.refiner.tiles import tile_inputs
 from model_export.refiner.traceable import traceable_refiner
 from model_export.sample_inputs import sample_inputs
 from modeling.crm.receptive_field import halo

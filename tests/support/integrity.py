@@ -12,7 +12,7 @@ from importlib.metadata import Distribution, distribution, distributions
 from pathlib import Path
 
 NAME = "birefnet-server"
-PACKAGES = ("server", "model_export", "modeling", "matting", "artifact", "protos")
+PACKAGES = ("server", "model_export", "modeling", "matting", "artifact", "plans", "protos")
 
 
 def damaged_files(installed: Distribution) -> list[str]:

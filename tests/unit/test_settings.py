@@ -32,6 +32,7 @@ VALUES = {
     "gpu_memory_mib": ("4096", 4096),
     "gpu_streams": ("2", 2),
     "tune_kernels": ("true", True),
+    "build_plans": ("on", True),
     "threads": ("3", 3),
     "max_batch": ("7", 7),
     "cpu_workers": ("5", 5),
@@ -87,6 +88,7 @@ NEEDS = {
     "allow_cpu": {"device": "cuda"},
     "gpu_streams": {"backend": "torch"},
     "tune_kernels": {"backend": "torch"},
+    "build_plans": {"backend": "trt"},
     "fake_latency_s": {"backend": "fake"},
     "rate_limit_megapixels": {"api_keys_file": "/keys"},
 }
@@ -270,11 +272,17 @@ def test_all_wrong_values_are_told_at_once(monkeypatch):
         ({"fake_latency_s": 1}, r"expected fake_latency_s only with backend=fake, found backend=ort"),
         (
             {"backend": "fake", "device": "cuda"},
-            r"expected device=cuda only with backend=ort or torch, found backend=fake",
+            r"expected device=cuda only with backend=ort, trt or torch, found backend=fake",
         ),
         ({"gpu_memory_mib": 4096, "backend": "torch"}, r"expected gpu_memory_mib only with backend=ort, found .*torch"),
-        ({"gpu_streams": 2}, r"expected gpu_streams only with backend=torch, found backend=ort"),
+        ({"gpu_streams": 2}, r"expected gpu_streams only with backend=torch or trt, found"),
         ({"tune_kernels": True}, r"expected tune_kernels only with backend=torch, found backend=ort"),
+        ({"backend": "trt", "device": "cpu"}, r"expected backend=trt without device=cpu"),
+        (
+            {"backend": "trt", "device": "cuda", "allow_cpu": True},
+            r"expected allow_cpu only with backend=ort or torch, found backend=trt",
+        ),
+        ({"build_plans": True}, r"expected build_plans only with backend=trt, found backend=ort"),
     ],
 )
 def test_combinations_without_sense(values, message):
