@@ -65,6 +65,7 @@ def tiny(tmp_path: Path) -> Path:
     return tiny_onnx_artifact(tmp_path / "tiny").file("model")
 
 
+@pytest.mark.timeout(900)  # the export's tracing takes half a minute of processor time
 def test_the_embedded_network_becomes_a_plan(tmp_path: Path) -> None:
     graph = typed_graph(load_network(ROOT / "training" / "checkpoints" / "compact.safetensors"), 384, tmp_path)
     weights = sum(len(tensor.raw_data) for tensor in onnx.load(graph).graph.initializer)
