@@ -119,8 +119,9 @@ class Settings(BaseModel):
     )
     gpu_streams: Annotated[int, Field(ge=1, le=4)] = Field(
         1,
-        description="With backend=torch or trt on a GPU: device threads that share it, each with a stream of its own, so that "
-        "the copies of one batch overlap with the work of another. Each holds the weights, and memory for a batch.",
+        description="With backend=torch or trt on a GPU: device threads that share it, each with a stream of its own, "
+        "so that the copies of one batch overlap with the work of another. Each holds the weights, and memory for a "
+        "batch.",
     )
     tune_kernels: bool = Field(
         False,
