@@ -52,6 +52,11 @@ async def guarded(work: Awaitable[T]) -> T:
         raise ServerError(f"an unexpected error ({name}); the server's log has it under the request id") from error
 
 
+async def begin_answer(context: Context) -> None:
+    """Send the initial metadata, as late as possible: where it has come, no channel repeats the call by itself."""
+    await context.send_initial_metadata(((_ID_KEY, request_id.get()),))
+
+
 class Boundary(grpc.aio.ServerInterceptor):
     """Asks every call for a key where one is needed, and wraps the calls of one service."""
 
@@ -86,6 +91,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             answer = await self._surround(method, behaviour, request, context)
             if unary:
                 with self._service.hold(len(answer.image)):  # until the client has room for it
+                    await begin_answer(context)
                     await context.write(answer)
 
         return grpc.stream_stream_rpc_method_handler(
@@ -129,7 +135,6 @@ class Boundary(grpc.aio.ServerInterceptor):
         started, outcome = time.monotonic(), CancelledByClientError.code
         answer, failure = None, None
         try:
-            await context.send_initial_metadata(((_ID_KEY, call_id),))
             answer = await guarded(behaviour(request, context))
             outcome = "ok"
         except ServerError as error:

@@ -93,6 +93,8 @@ def error_metadata(error: ServerError) -> dict[str, str]:
         found["x-refusal-reason"] = error.reason
     if error.retry_after_s is not None:
         found["retry-after"] = str(error.retry_after_s)
+        # The same for channels that repeat calls by themselves (gRFC A6), instead of the backoff of their policy.
+        found["grpc-retry-pushback-ms"] = str(error.retry_after_s * 1000)
     if isinstance(error, UnauthenticatedError):
         found |= CHALLENGE
     return found

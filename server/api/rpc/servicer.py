@@ -9,7 +9,7 @@ import grpc
 
 from protos.matting.v1 import matting_pb2 as pb
 from protos.matting.v1 import matting_pb2_grpc
-from server.api.rpc.boundary import account, guarded
+from server.api.rpc.boundary import account, begin_answer, guarded
 from server.api.rpc.messages import cut_to_deadline, read_request, write_answer, write_error
 from server.api.service import Service
 from server.errors import DeadlineExceededError, DrainingError, ServerError
@@ -46,6 +46,7 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
     ) -> None:
         """Answer the images of a stream, each as soon as it is done."""
         with self._open_stream():
+            await begin_answer(context)
             await self._answer_stream(context)
 
     async def _answer_stream(self, context: Context) -> None:
