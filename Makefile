@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "birefnet-server needs Python 3.11 or newer, found " + sys.version)'
@@ -44,11 +44,53 @@ fuzz: $(VENV)/.installed-dev ## Fuzz the decoder (FUZZ_SECONDS, ten minutes) and
 	@$(PIP) --editable '.[fuzz]'
 	$(BIN)/python -m pytest -m slow tests/e2e/test_fuzzing.py
 
+# Debian's packages, unpacked instead of installed: no root is needed, and nothing is started.
+build/debian/%.unpacked:
+	@command -v apt-get > /dev/null || { echo "$*: expected it on PATH, or apt-get to fetch Debian's package; found neither"; exit 1; }
+	@mkdir -p build/debian/packages
+	@cd build/debian/packages && { apt-get download -qq $* || { echo "$*: apt-get knows no such package; run apt-get update first"; exit 1; }; }
+	@dpkg-deb -x build/debian/packages/$*_*.deb build/debian
+	@touch $@
+
+.PHONY: test-fleet
+test-fleet: $(VENV)/.installed-dev ## Three servers behind nginx under load: one is killed, one drained, one added
+	@command -v nginx > /dev/null || $(MAKE) --no-print-directory build/debian/nginx.unpacked
+	$(BIN)/python -m pytest -m fleet tests/e2e/test_fleet.py
+
+build/checks/.installed: k8s/check/requirements.txt k8s/check/packages.txt
+	@command -v npm > /dev/null || { echo "npm: expected it on PATH, for the schemas of custom resources; found none"; exit 1; }
+	@echo "Installing the validators below build/checks (first time only) ..."
+	@test -x build/checks/bin/python || $(PYTHON) -m venv build/checks
+	@build/checks/bin/python -m pip install --quiet --disable-pip-version-check --requirement k8s/check/requirements.txt
+	@build/checks/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'kserve==0.21.0'
+	@npm install --silent --no-fund --no-audit --prefix build/checks $$(cat k8s/check/packages.txt)
+	@touch $@
+
+.PHONY: check-k8s
+check-k8s: $(VENV)/.installed-serve build/checks/.installed ## Every validator of manifests, images and alerts that needs no cluster
+	@command -v promtool > /dev/null || $(MAKE) --no-print-directory build/debian/prometheus.unpacked
+	@build/checks/bin/python -m k8s.check --server $(BIN)/python
+
+.PHONY: lock
+lock: $(VENV)/bin/python ## Write the lock files of the images anew
+	@$(PIP) 'uv>=0.9,<1'
+	$(BIN)/uv pip compile pyproject.toml --extra otel $(LOCKED) -o docker/cpu.lock
+	$(BIN)/uv pip compile docker/gpu.in $(LOCKED) -o docker/gpu.lock
+LOCKED := --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock' -q
+
+.PHONY: replay-image
+replay-image: ## Replay the steps of TARGET (cpu) of the Dockerfile without Docker, start it, and say what it weighs
+	$(PYTHON) docker/replay.py $(or $(TARGET),cpu)
+
+.PHONY: image-digests
+image-digests: ## Print the base images by digest, to pin them by (needs docker and its registries)
+	@$(PYTHON) docker/digests.py
+
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## Format, lint, types and import contracts, without changing a file
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy server model_export modeling matting artifact plans training benchmarks tests
+	$(BIN)/mypy server model_export modeling matting artifact plans training benchmarks tests docker k8s
 	$(BIN)/lint-imports
 
 .PHONY: check

@@ -17,8 +17,10 @@ mkdir -p "$CACHE"
 exec 9> "$CACHE/$key.lock"
 flock 9
 if [ ! -f "$target/model.json" ]; then
-    scratch=$(mktemp -d "$CACHE/.making-XXXXXX")
+    scratch=$CACHE/.making-$key
+    rm -rf "$scratch" # of one that was killed
     trap 'rm -rf "$scratch"' EXIT
+    mkdir "$scratch"
     birefnet-export onnx "$MODEL_SOURCE" -o "$scratch/artifact"
     mv "$scratch/artifact" "$target"
 fi

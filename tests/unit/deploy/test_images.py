@@ -8,6 +8,7 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TRACES = PROJECT["optional-dependencies"]["otel"]  # off by default, but nobody builds an image to turn them on
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
@@ -30,7 +31,7 @@ def locked(file: str) -> dict[str, str]:
 
 def test_the_lock_of_the_cpu_image_has_every_dependency_and_no_torch():
     names = set(locked("cpu.lock"))
-    assert {name_of(requirement) for requirement in PROJECT["dependencies"]} <= names
+    assert {name_of(requirement) for requirement in (*PROJECT["dependencies"], *TRACES)} <= names
     assert not names & {"torch", "onnx", "triton"}
 
 
@@ -39,7 +40,7 @@ def test_the_gpu_image_has_the_same_with_another_runtime():
         "onnxruntime-gpu[cuda,cudnn]" + requirement.removeprefix("onnxruntime")
         if name_of(requirement) == "onnxruntime"
         else requirement
-        for requirement in PROJECT["dependencies"]
+        for requirement in (*PROJECT["dependencies"], *TRACES)
     ]
     lines = (ROOT / "docker" / "gpu.in").read_text().splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == expected

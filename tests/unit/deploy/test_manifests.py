@@ -3,6 +3,7 @@
 Overlays are rendered where kubectl is (`make check-k8s` has the validators); everything else is read from the files.
 """
 
+import ast
 import functools
 import json
 import re
@@ -18,6 +19,8 @@ from benchmarks import autoscale
 from server.api.rest.gatekeeper import _AREAS as PATHS
 from server.observability.metrics import Metrics
 from server.settings import Settings
+from tests.support.fleet import SERVICE_CONFIG
+from tests.support.proxy import ADVISED
 
 ROOT = Path(__file__).parents[3]
 K8S = ROOT / "k8s"
@@ -54,7 +57,9 @@ def pods(objects: Objects) -> list[tuple[dict[str, Any], dict[str, Any], dict[st
         if entry["kind"] == "ServingRuntime":
             (container,) = entry["spec"]["containers"]
             predictor = only(objects, "InferenceService")["spec"]["predictor"]
-            found.append((predictor, container, {e["name"]: e["value"] for e in container["env"]}))
+            name = only(objects, "InferenceService")["metadata"]["name"]
+            values = {e["name"]: e["value"].replace("{{.Name}}", name) for e in container["env"]}  # as KServe does
+            found.append((predictor, container, values))
     return found
 
 
@@ -156,6 +161,19 @@ class TestOverlay:
         text = yaml.safe_dump_all(rendered(overlay))
         for skip in re.findall(r"checkov\.io/skip\d+: *(.*)", text):
             assert re.fullmatch(r"'?CKV2?_K8S_\d+=.{20,}", skip), skip
+
+
+def test_what_is_advised_is_what_the_fleet_is_tested_with():
+    """`make test-fleet` runs the advice: this keeps the advice to what is run."""
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    blocks = re.findall(r"```nginx\n(.*?)```", text, re.S)
+    assert len(blocks) == 2
+    advised = [" ".join(line.split()) for block in blocks for line in block.splitlines() if not line.startswith("#")]
+    tested = [" ".join(line.split()) for line in ADVISED.splitlines() if not line.strip().startswith("listen ")]
+    outside = {"server {", "}"}
+    assert [line for line in advised if line not in outside] == [line for line in tested if line not in outside]
+    (python,) = re.findall(r"```python\nconfig = (\{.*?^\})", text, re.S | re.M)
+    assert ast.literal_eval(python) == SERVICE_CONFIG
 
 
 def test_the_paths_of_the_probes_are_the_servers():
