@@ -15,6 +15,7 @@ from server.api.rest import schemas
 from server.api.rest.admin import add_admin
 from server.api.rest.boundary import SEGMENT_PATH, RequestBoundary
 from server.api.rest.gatekeeper import Gatekeeper
+from server.api.rest.inference import add_inference
 from server.api.rest.problems import install_problem_handlers
 from server.api.rest.segment import segment
 from server.api.service import Service
@@ -56,6 +57,7 @@ def create_app(service: Service, cors_origins: Sequence[str] = ()) -> ASGIApp:
     _add_probes(app, service)
     _add_descriptions(app, service)
     _add_page(app)
+    add_inference(app, service)
     if service.admin is not None:
         add_admin(app, service.admin)
     if service.gate.keys is not None or service.admin is not None:

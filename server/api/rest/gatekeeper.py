@@ -7,7 +7,7 @@ from server.access import Gate
 from server.access.gate import Area
 from server.api.rest.problems import answer_server_error
 from server.api.rest.protocol import CERTIFIED
-from server.api.rest.schemas import ADMIN_PREFIX
+from server.api.rest.schemas import ADMIN_PREFIX, INFERENCE_PREFIX
 from server.errors import UnauthenticatedError
 
 _AREAS: dict[str, Area] = {
@@ -19,6 +19,9 @@ _AREAS: dict[str, Area] = {
     "/metrics": "metrics",
     "/models": "models",
     "/version": "models",
+    f"{INFERENCE_PREFIX}/health/live": "probes",
+    f"{INFERENCE_PREFIX}/health/ready": "probes",
+    INFERENCE_PREFIX: "models",
 }
 """By exact path; every other one, also one that does not exist, needs a key."""
 

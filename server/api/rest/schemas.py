@@ -14,6 +14,9 @@ from server.pipeline.request import Crop, Foreground, Output, OutputFormat, Refi
 ADMIN_PREFIX = "/admin/"
 """What begins with it is for administrators."""
 
+INFERENCE_PREFIX = "/v2"
+"""Of the Open Inference Protocol."""
+
 _BINARY = {"type": "string", "format": "binary"}
 
 _OPTION_SCHEMAS: dict[str, dict[str, Any]] = {
@@ -155,6 +158,45 @@ def admin_problems() -> dict[int | str, dict[str, Any]]:
     }
     content = {MEDIA_TYPE: {"schema": problem_schema()}}
     return {status: {"description": text, "content": content} for status, text in texts.items()}
+
+
+def inference_body() -> dict[str, Any]:
+    """An inference request: JSON, with tensors in it or behind it."""
+    text = {"type": "string"}
+    options = {name: _OPTION_SCHEMAS[name] for name in OPTIONS if name != "model"}
+    tensor = {
+        "type": "object",
+        "required": ["name", "datatype", "shape"],
+        "properties": {
+            "name": {**text, "enum": ["image"]},
+            "datatype": {**text, "enum": ["BYTES", "UINT8"]},
+            "shape": {"type": "array", "items": {"type": "integer"}},
+            "data": {"type": "array", "items": text, "description": "The file in base64; not for UINT8."},
+            "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer"}}},
+        },
+    }
+    wanted = {"type": "object", "required": ["name"], "properties": {"name": {**text, "enum": ["alpha", "image"]}}}
+    schema = {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {
+            "id": text,
+            "parameters": {"type": "object", "properties": options},
+            "inputs": {"type": "array", "items": tensor, "minItems": 1, "maxItems": 1},
+            "outputs": {"type": "array", "items": wanted, "maxItems": 1},
+        },
+    }
+    content = {"application/json": {"schema": schema}, "application/octet-stream": {"schema": _BINARY}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def inference_problems() -> dict[int | str, dict[str, Any]]:
+    """What `/v2` answers where it is no success, with the status of every other interface."""
+    schema = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+    return {
+        status: {**problem, "content": {"application/json": {"schema": schema}}}
+        for status, problem in _problems().items()
+    }
 
 
 def describe_keys(document: dict[str, Any], *, everywhere: bool) -> None:

@@ -1,8 +1,9 @@
 """`POST /segment`: one image in, one image out."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +18,8 @@ from server.observability.logs import request_id
 from server.pipeline.options import parse_options
 from server.pipeline.request import SegmentRequest, SegmentResult
 
+T = TypeVar("T")
+
 _PIECE = 256 * 1024  # bytes; the server waits for the client in between
 
 
@@ -24,9 +27,13 @@ class Answer(Response):
     """An image, written as fast as the client reads it, and counted until then."""
 
     def __init__(
-        self, result: SegmentResult, headers: dict[str, str], hold: Callable[[int], AbstractContextManager[None]]
+        self,
+        body: bytes,
+        media_type: str,
+        headers: dict[str, str],
+        hold: Callable[[int], AbstractContextManager[None]],
     ) -> None:
-        super().__init__(result.body, media_type=result.media_type, headers=headers)
+        super().__init__(body, media_type=media_type, headers=headers)
         self._hold = hold
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,8 +62,31 @@ async def _read(request: Request, service: Service) -> SegmentRequest:
     limits = service.limits
     headers = {name.lower(): value for name, value in request.headers.items()}
     query = request.query_params.multi_items()
-    announced = announced_bytes(headers) or 0
-    check_size(announced, longest_body(limits.max_upload_bytes))  # first: there will never be room for it
+    upload = await read_arriving(
+        request,
+        service,
+        longest_body(limits.max_upload_bytes),
+        lambda receive: read_upload(receive, headers, query, limits.max_upload_bytes),
+    )
+    options = parse_options(upload.options, accept=headers.get("accept", ""), max_timeout_s=limits.max_timeout_s)
+    return SegmentRequest(upload.image, options, request_id.get(), getattr(request.state, "account", None))
+
+
+async def read_arriving(request: Request, service: Service, longest: int, read: Callable[[Receive], Awaitable[T]]) -> T:
+    """Read a body that is counted, with all others on their way, as long as it arrives.
+
+    Args:
+        request: Whose body it is.
+        service: What stands behind it.
+        longest: Bytes of the longest body that can be.
+        read: What makes something of it.
+
+    Raises:
+        ServerError: It is too long, there is no room for it, or it does not arrive; and what `read` raises.
+    """
+    limits = service.limits
+    announced = announced_bytes({name.lower(): value for name, value in request.headers.items()}) or 0
+    check_size(announced, longest)  # first: there will never be room for it
     with service.uploads.receive(announced) as arrival:
 
         async def receive() -> Message:
@@ -66,12 +96,10 @@ async def _read(request: Request, service: Service) -> SegmentRequest:
 
         try:
             async with asyncio.timeout(limits.max_timeout_s):
-                upload = await read_upload(receive, headers, query, limits.max_upload_bytes)
+                return await read(receive)
         except TimeoutError as error:
             request.state.close_connection = True  # its rest may never come
             raise DeadlineExceededError(f"the body did not arrive within {limits.max_timeout_s:g} s") from error
-    options = parse_options(upload.options, accept=headers.get("accept", ""), max_timeout_s=limits.max_timeout_s)
-    return SegmentRequest(upload.image, options, request_id.get(), getattr(request.state, "account", None))
 
 
 def _respond(result: SegmentResult, service: Service) -> Response:
@@ -85,4 +113,4 @@ def _respond(result: SegmentResult, service: Service) -> Response:
         headers["X-Refine"] = f"stages={len(report.stages)}, tiles={report.tiles}, dropped={report.dropped}"
         if report.crop is not None:
             headers["X-Refine"] += ", cropped"
-    return Answer(result, headers, service.hold)
+    return Answer(result.body, result.media_type, headers, service.hold)
