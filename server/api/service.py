@@ -2,14 +2,15 @@
 
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from server.access import Gate
 from server.engine.uploads import Uploads
 from server.observability.metrics import Metrics
+from server.observability.tracing import Tracing
 from server.pipeline.request import SegmentRequest, SegmentResult
 from server.pipeline.roster import Roster
 from server.pipeline.shadow import Shadow
@@ -83,6 +84,7 @@ class Service:
         uploads: The gate that is passed before a body is read.
         hold: Counts so many bytes among the memory inside while its context is open: an answer that is being written.
         admin: What administrators may change; None where there are none.
+        tracing: Begins traces; None where there are none.
     """
 
     pipeline: Segmenter
@@ -95,6 +97,11 @@ class Service:
     hold: Callable[[int], AbstractContextManager[None]]
     gate: Gate = field(default_factory=Gate)
     admin: Admin | None = None
+    tracing: Tracing | None = None
+
+    def trace(self, name: str, headers: Iterable[tuple[str, str]] = ()) -> AbstractContextManager[None]:
+        """Trace a request as long as the context is open, where traces are on; names of headers are in lower case."""
+        return nullcontext() if self.tracing is None else self.tracing.request(name, headers)
 
     def count(self, transport: str, outcome: str) -> None:
         """Count one answered request: `ok`, or the public code of its error."""

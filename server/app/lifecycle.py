@@ -24,13 +24,23 @@ from server.backends.base import Backend, BackendFault
 from server.engine.warmup import SelfTestFailedError
 from server.errors import DrainingError
 from server.observability.logs import configure_logging
+from server.observability.tracing import Tracing, TracingError, open_tracing
 from server.pipeline.models import ModelsError
-from server.settings import Settings
+from server.settings import Settings, opentelemetry_variables
 
 _log = logging.getLogger(__name__)
 
 FAILED = 1
-_CANNOT_START = (ModelsError, KeysError, CertificatesError, ArtifactError, BackendFault, SelfTestFailedError, OSError)
+_CANNOT_START = (
+    ModelsError,
+    KeysError,
+    CertificatesError,
+    TracingError,
+    ArtifactError,
+    BackendFault,
+    SelfTestFailedError,
+    OSError,
+)
 _LAST_ANSWERS_S = 1.0  # to be sent in, when the time to drain is over
 _HEALTH_INTERVAL_S = 0.25  # in which gRPC health follows the engine; `/readyz` asks it directly
 _FILES_INTERVAL_S = 1.0  # in which a changed file of keys is noticed; reading it takes well under a millisecond
@@ -102,6 +112,7 @@ class Process:
             OSError: A port cannot be taken.
             ModelsError: The artifacts cannot be served.
             KeysError, CertificatesError: The file of API keys, or those of TLS, cannot be used.
+            TracingError: Traces are asked for and cannot be made.
         """
         self._started = time.monotonic()
         self._settings = settings
@@ -112,7 +123,8 @@ class Process:
             self.parts = compose(settings, make_backend)
             self.gate = open_gate(settings)
             self._certificates = open_certificates(settings)
-            service = _service(self.parts, settings, self.gate, self.unready_reason)
+            self._tracing = open_tracing(opentelemetry_variables()) if settings.traces else None
+            service = _service(self.parts, settings, self.gate, self.unready_reason, self._tracing)
             tls = self._certificates.http_context() if self._certificates is not None else None
             app = create_app(service, settings.cors_origin)
             self._http = HttpServer(app, bound, settings.keep_alive_s, tls, settings.write_timeout_s)
@@ -168,6 +180,8 @@ class Process:
             await asyncio.gather(starting, watching, return_exceptions=True)
             await asyncio.gather(self._http.stop(0), self._rpc.stop(0))
             await self.parts.close()
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.close)
 
     def _watched(self) -> "list[Watched[Any]]":
         """What is made of files that may change."""
@@ -251,7 +265,9 @@ def _leave_threads_behind(code: int) -> None:
         os._exit(code)
 
 
-def _service(parts: Parts, settings: Settings, gate: Gate, unready_reason: Callable[[], str | None]) -> Service:
+def _service(
+    parts: Parts, settings: Settings, gate: Gate, unready_reason: Callable[[], str | None], tracing: Tracing | None
+) -> Service:
     return Service(
         pipeline=parts.front,
         metrics=parts.metrics,
@@ -271,6 +287,7 @@ def _service(parts: Parts, settings: Settings, gate: Gate, unready_reason: Calla
         hold=parts.admission.hold,
         gate=gate,
         admin=Admin(parts.roster, parts.pipeline.shadow) if gate.admin_keys is not None else None,
+        tracing=tracing,
     )
 
 

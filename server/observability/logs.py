@@ -1,8 +1,8 @@
 """Structured logs on standard error: one JSON object per line, or text for people.
 
-Every record carries the id of the request it was written for, from a context variable that the transports set; tasks
-and threads started with a copied context inherit it. Extra fields go in by `extra={...}`. Bytes are never written, only
-their number.
+Every record carries the id of the request it was written for, and where traces are on the id of its trace, from context
+variables that the transports set; tasks and threads started with a copied context inherit them. Extra fields go in by
+`extra={...}`. Bytes are never written, only their number.
 """
 
 import json
@@ -17,6 +17,9 @@ from typing import Literal, TextIO
 LogFormat = Literal["json", "text"]
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")
+"""Of the current request where traces are on, as 32 hexadecimal digits."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -38,7 +41,7 @@ def configure_logging(log_format: LogFormat = "json", level: str = "INFO", strea
     """
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
-    handler.addFilter(_add_request_id)
+    handler.addFilter(_add_ids)
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -79,10 +82,12 @@ class TextFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def _add_request_id(record: logging.LogRecord) -> bool:
+def _add_ids(record: logging.LogRecord) -> bool:
     # At the handler, in the thread and context of the caller: a formatter may run later.
     if not hasattr(record, "request_id"):
         record.request_id = request_id.get()
+    if found := trace_id.get():
+        record.trace_id = found
     return True
 
 

@@ -18,6 +18,7 @@ from server.engine.items import cancelled_for
 from server.engine.quotas import Quotas
 from server.errors import DeadlineExceededError, ImageTooLargeError, UrlNotAllowedError
 from server.observability.metrics import Metrics
+from server.observability.tracing import record_stage
 from server.pipeline.encode import MEDIA_TYPES, Compression, check_combination, check_size
 from server.pipeline.header import ImageHeader, ImageLimits, check_upload, read_header
 from server.pipeline.memory import memory_cost
@@ -183,6 +184,8 @@ class Pipeline:
             encoded = await self._pool.run(work, call.deadline, encoding)
         call.spend("queue", encoded.waited_s)
         call.spend("encode", encoded.worked_s)
+        record_stage("queue", encoded.waited_s, encoded.worked_s, before="encode")
+        record_stage("encode", encoded.worked_s, format=options.format, bytes=len(encoded.result))
         for stage, seconds in call.stage_s.items():
             self._metrics.stage_seconds.labels(stage).observe(seconds)
         if call.sampled is not None:
@@ -205,6 +208,8 @@ class Pipeline:
             decoded = await self._pool.run(work, call.deadline, call.host_work(f"decode {call.header.format}"))
         call.spend("decode", decoded.worked_s)
         call.spend("queue", decoded.waited_s)
+        record_stage("queue", decoded.waited_s, decoded.worked_s, before="decode")
+        record_stage("decode", decoded.worked_s, format=call.header.format, megapixels=call.header.megapixels)
         return decoded.result
 
     async def _infer(self, call: "_Call", prepared: Prepared) -> Outcome:
@@ -220,6 +225,8 @@ class Pipeline:
         outcome = await self._engine.submit(item)
         call.spend("queue", outcome.queue_s)
         call.spend("infer", outcome.inference_s)
+        record_stage("queue", outcome.queue_s, outcome.inference_s, before="batch")
+        record_stage("batch", outcome.inference_s, size=outcome.batch_size, model=call.model.artifact_id)
         return outcome
 
     async def _refine(
@@ -233,6 +240,7 @@ class Pipeline:
         with self._counting_drops():
             refined = await self._refinements.run(call.plan, errand, prepared.rgb, coarse)
         call.spend("refine", self._clock() - began)
+        record_stage("refine", call.stage_s["refine"], tiles=refined.report.tiles)
         return refined.alpha, refined.report
 
     @contextmanager

@@ -13,6 +13,7 @@ from typing import Protocol
 from server.engine.uploads import Uploads
 from server.errors import NotAnImageError
 from server.observability.metrics import Metrics
+from server.observability.tracing import record_stage
 from server.pipeline.formats import READABLE, sniff
 from server.pipeline.pipeline import Pipeline
 from server.pipeline.request import ImageUrl, SegmentRequest, SegmentResult, fingerprint
@@ -74,6 +75,7 @@ class RemotePipeline:
         timeout_s = self._pipeline.check(request)
         image = await self._fetch(source, timeout_s, request.account.name if request.account is not None else "")
         fetch_s = self._clock() - began
+        record_stage("fetch", fetch_s, bytes=len(image))
         options = replace(request.options, timeout_s=max(0.0, timeout_s - fetch_s))
         fetched = replace(request, image=image, options=options, fingerprint=fingerprint(request))
         work = self._pipeline.segment(fetched)

@@ -6,6 +6,22 @@ sense are errors at the start, never guessed at.
 """
 
 from server.settings.known import Network, Settings
-from server.settings.reading import CONFIG_VARIABLE, InvalidSettingsError, flag, load_settings, variable
+from server.settings.reading import (
+    CONFIG_VARIABLE,
+    InvalidSettingsError,
+    flag,
+    load_settings,
+    opentelemetry_variables,
+    variable,
+)
 
-__all__ = ["CONFIG_VARIABLE", "InvalidSettingsError", "Network", "Settings", "flag", "load_settings", "variable"]
+__all__ = [
+    "CONFIG_VARIABLE",
+    "InvalidSettingsError",
+    "Network",
+    "Settings",
+    "flag",
+    "load_settings",
+    "opentelemetry_variables",
+    "variable",
+]

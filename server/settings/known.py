@@ -256,8 +256,8 @@ class Settings(BaseModel):
     open_without_key: tuple[Literal["docs", "metrics", "models", "reflection"], ...] = Field(
         ("docs",),
         description="What is answered without a key where keys are asked for, beside probes and gRPC health, which "
-        "always are. docs is the page at /, /docs and /openapi.json; metrics is /metrics; models is /models and "
-        "/version; reflection is gRPC's. In the environment, separate several with commas.",
+        "always are. docs is the page at /, /docs and /openapi.json; metrics is /metrics; models is /models, "
+        "/version and /v2; reflection is gRPC's. In the environment, separate several with commas.",
     )
 
     cors_origin: tuple[Origin, ...] = Field(
@@ -383,6 +383,14 @@ class Settings(BaseModel):
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="Log lines for people (text) or for machines (json, one object per line)."
+    )
+
+    traces: bool = Field(
+        False,
+        description="Trace every request by OpenTelemetry, which the extra [otel] installs: spans of fetch, decode, "
+        "queue, batch, refine and encode below one of the request, which continues a caller's trace (traceparent). "
+        "Where they go and how many are kept is set by its own variables: OTEL_EXPORTER_OTLP_ENDPOINT, "
+        "OTEL_TRACES_SAMPLER and so on.",
     )
 
     # The fake backend

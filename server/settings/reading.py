@@ -47,6 +47,11 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
         raise InvalidSettingsError("\n".join(_explained(error, sources))) from None
 
 
+def opentelemetry_variables() -> dict[str, str]:
+    """What the environment says to OpenTelemetry, by names that are not ours."""
+    return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
+
+
 def variable(name: str) -> str:
     """Environment variable of a setting."""
     return ENV_PREFIX + name.upper()

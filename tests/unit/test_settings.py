@@ -79,6 +79,7 @@ VALUES = {
     "drain_timeout_s": ("5.5", 5.5),
     "log_level": ("Warning", "warning"),
     "log_format": ("json", "json"),
+    "traces": ("true", True),
     "fake_latency_s": ("0.1", 0.1),
 }
 NEEDS = {

@@ -3,14 +3,17 @@
 import logging
 import time
 from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.access import Account
+from server.api.rest.schemas import INFERENCE_PREFIX
 from server.api.service import Service, choose_request_id
 from server.observability.logs import request_id
+from server.observability.tracing import conclude
 
 _log = logging.getLogger(__name__)
 
@@ -18,7 +21,20 @@ SEGMENT_PATH = "/segment"
 _HEADER = "x-request-id"
 # Browsers must not guess types, nor caches keep what belongs to one client.
 _HYGIENE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
-_QUIET = ("/livez", "/readyz", "/metrics")  # asked every few seconds, by machines
+_PROBES = (f"{INFERENCE_PREFIX}/health/live", f"{INFERENCE_PREFIX}/health/ready")
+_QUIET = ("/livez", "/readyz", "/metrics", *_PROBES)  # asked every few seconds, by machines
+
+
+def is_inference(path: str) -> bool:
+    """Whether a path is for images, and so counted."""
+    return path == SEGMENT_PATH or (path.startswith(f"{INFERENCE_PREFIX}/models/") and path.endswith("/infer"))
+
+
+def _route(path: str) -> str:
+    """What a span is named after: few names, whatever clients ask for."""
+    if path == SEGMENT_PATH:
+        return path
+    return f"{INFERENCE_PREFIX}/models/{{name}}/infer" if is_inference(path) else "other"
 
 
 class RequestBoundary:
@@ -53,10 +69,11 @@ class RequestBoundary:
                 exchange.note(int(message["status"]))
             await send(message)
 
-        try:
-            await self._app(scope, receive_body, send_with_id)
-        finally:
-            exchange.note(500)
+        with exchange.trace():
+            try:
+                await self._app(scope, receive_body, send_with_id)
+            finally:
+                exchange.note(500)
 
 
 class _Exchange:
@@ -79,6 +96,13 @@ class _Exchange:
         account: Account | None = self._scope["state"].get("account")
         return account
 
+    def trace(self) -> AbstractContextManager[None]:
+        """One trace per request; what machines ask every few seconds has none."""
+        if self._scope["path"] in _QUIET:
+            return nullcontext()
+        headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._scope["headers"])
+        return self._service.trace(f"{self._scope['method']} {_route(self._scope['path'])}", headers)
+
     def rate_limit_headers(self) -> Mapping[str, str]:
         """What the client has left after this request; none without a limit."""
         allowance = self._account.allowance if self._account is not None else None
@@ -92,8 +116,9 @@ class _Exchange:
         path, outcome = self._scope["path"], self._scope["state"]["outcome"]
         if status >= 500 and outcome == "ok":
             outcome = "internal"
-        if path == SEGMENT_PATH and self._scope["method"] != "OPTIONS":  # a browser's question, not a request
+        if is_inference(path) and self._scope["method"] != "OPTIONS":  # a browser's question, not a request
             self._service.count("rest", outcome)
+        conclude(outcome, failed=status >= 500, **{"http.response.status_code": status})
         _log.log(
             logging.DEBUG if path in _QUIET else logging.INFO,
             "request answered",

@@ -13,7 +13,7 @@ from server.access import Account
 from server.access.gate import Area
 from server.api.rpc.messages import error_metadata, valid_text
 from server.api.service import Service, choose_request_id
-from server.api.status import status_of
+from server.api.status import STATUSES, status_of
 from server.errors import (
     CancelledByClientError,
     DeadlineExceededError,
@@ -22,6 +22,7 @@ from server.errors import (
     UnauthenticatedError,
 )
 from server.observability.logs import request_id
+from server.observability.tracing import conclude
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ account: ContextVar[Account | None] = ContextVar("account", default=None)
 """Of the call that is being answered."""
 
 _ID_KEY = "x-request-id"
+FAULTS = frozenset(error.code for error, status in STATUSES.items() if status.http >= 500)
+"""Codes of errors that are no client's fault."""
 _AREAS: dict[str, Area] = {"grpc.health.v1.Health": "probes", "grpc.reflection.v1alpha.ServerReflection": "reflection"}
 
 
@@ -88,11 +91,12 @@ class Boundary(grpc.aio.ServerInterceptor):
 
         async def surrounded(request: Any, context: Context) -> None:  # noqa: ANN401 - an iterator that we do not use
             account.set(caller)
-            answer = await self._surround(method, behaviour, request, context)
-            if unary:
-                with self._service.hold(len(answer.image)):  # until the client has room for it
-                    await begin_answer(context)
-                    await context.write(answer)
+            with self._service.trace(method.removeprefix("/"), _texts(context)):
+                answer = await self._surround(method, behaviour, request, context)
+                if unary:
+                    with self._service.hold(len(answer.image)):  # until the client has room for it
+                        await begin_answer(context)
+                        await context.write(answer)
 
         return grpc.stream_stream_rpc_method_handler(
             surrounded, handler.request_deserializer, handler.response_serializer
@@ -156,6 +160,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         if method.startswith(self._prefix) and (refused or not method.endswith("Stream")):
             self._service.count("grpc", outcome)
         caller = account.get()
+        conclude(outcome, failed=outcome in FAULTS)
         fields = {"transport": "grpc", "method": method, "outcome": outcome, "duration_s": round(duration_s, 4)}
         _log.info("request answered", extra=fields | ({"account": caller.name} if caller is not None else {}))
 
@@ -163,6 +168,13 @@ class Boundary(grpc.aio.ServerInterceptor):
     async def _abort(context: Context, error: ServerError, call_id: str) -> None:
         metadata = (*error_metadata(error).items(), *_allowance().items(), (_ID_KEY, call_id))
         await context.abort(status_of(error).grpc, valid_text(error.detail), metadata)
+
+
+def _texts(context: Context) -> Iterator[tuple[str, str]]:
+    """Metadata of a call that is text."""
+    for key, value in context.invocation_metadata() or ():
+        if isinstance(value, str):
+            yield key, value
 
 
 def _is_past_deadline(context: Context) -> bool:

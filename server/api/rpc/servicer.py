@@ -9,11 +9,12 @@ import grpc
 
 from protos.matting.v1 import matting_pb2 as pb
 from protos.matting.v1 import matting_pb2_grpc
-from server.api.rpc.boundary import account, begin_answer, guarded
+from server.api.rpc.boundary import FAULTS, account, begin_answer, guarded
 from server.api.rpc.messages import cut_to_deadline, read_request, write_answer, write_error
 from server.api.service import Service
 from server.errors import DeadlineExceededError, DrainingError, ServerError
 from server.observability.logs import request_id
+from server.observability.tracing import conclude
 from server.pipeline.request import SegmentResult
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -116,14 +117,16 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
 
     async def _answer_in_stream(self, message: pb.SegmentRequest, context: Context) -> pb.SegmentStreamResponse:
         message_id, outcome = message.id, "cancelled"
-        try:
-            result = await guarded(self._segment(message, context))
-            outcome = "ok"
-        except ServerError as error:
-            outcome = error.code
-            return pb.SegmentStreamResponse(id=message_id, error=write_error(error))
-        finally:
-            self._service.count("grpc", outcome)
+        with self._service.trace("image of a stream"):
+            try:
+                result = await guarded(self._segment(message, context))
+                outcome = "ok"
+            except ServerError as error:
+                outcome = error.code
+                return pb.SegmentStreamResponse(id=message_id, error=write_error(error))
+            finally:
+                self._service.count("grpc", outcome)
+                conclude(outcome, failed=outcome in FAULTS)
         return pb.SegmentStreamResponse(id=message_id, answer=write_answer(result, message_id))
 
     async def _segment(self, message: pb.SegmentRequest, context: Context) -> SegmentResult:
