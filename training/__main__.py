@@ -1,4 +1,4 @@
-"""`python -m training train|evaluate|preview|weights|curve|sheet|refiner`: what is done with the training code."""
+"""`python -m training …`: what is done with the training code."""
 
 import argparse
 import shlex
@@ -21,6 +21,8 @@ from training.data.subjects import FAMILIES
 from training.evaluate import evaluate, means, write
 from training.lean import LeanBiRefNet
 from training.losses import FINE_TUNING, PRESETS, LossWeights
+from training.losses.inverse_form import DISTANCES, InverseFormOptions
+from training.losses.inverse_form.commands import add_inverse_form
 from training.parallel import launch
 from training.preview import preview, write_sheet
 from training.refiner.commands import add_refiner
@@ -85,6 +87,7 @@ def _configured(options: argparse.Namespace) -> TrainingConfig:
         loss=replace(PRESETS[options.loss], **parse_weights(options.weights)),
         fine_tuning=replace(FINE_TUNING[options.loss], begins=options.fine_tune_from),
         gradient_dilation=options.gradient_dilation,
+        inverse_form=InverseFormOptions(options.inverse_form, distance=options.inverse_distance),
         bfloat16=options.bf16,
     )
 
@@ -204,6 +207,14 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="PX",
         help="the paper's gradient label, dilated by this radius, instead of the official code's",
     )
+    train.add_argument(
+        "--inverse-form",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="weight of the InverseForm loss (default 0); see its patent notice in docs/training.md",
+    )
+    train.add_argument("--inverse-distance", choices=sorted(DISTANCES), default="euclidean")
     train.add_argument("--seed", type=int, default=7)
     train.add_argument("--bf16", action="store_true", help="bfloat16 autocast")
     train.add_argument("--processes", type=int, default=1, help="processes that share every batch; 2 on two cores")
@@ -236,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     add_refiner(commands)
+    add_inverse_form(commands)
 
     show = commands.add_parser("preview", help="contact sheet of photographs and held-out images")
     show.add_argument("checkpoint", type=Path)

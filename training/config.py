@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from modeling.birefnet.config import COMPACT, SWIN_L, SWIN_T, BiRefNetConfig
 from training.losses import FineTuning, LossWeights
+from training.losses.inverse_form import InverseFormOptions
 
 NETWORKS: dict[str, BiRefNetConfig] = {"compact": COMPACT, "swin_t": SWIN_T, "swin_l": SWIN_L}
 
@@ -56,6 +57,7 @@ class TrainingConfig:
         side_stride: See `training.losses.multi_stage`.
         fine_tuning: Region-level fine-tuning at the run's end; by default there is none.
         gradient_dilation: See `training.losses.gradient_label`; None is the official code's label.
+        inverse_form: The InverseForm loss; by default its weight is 0.
         data_set: A procedural set.
         bfloat16: Autocast.
     """
@@ -75,6 +77,7 @@ class TrainingConfig:
     side_stride: int = 4
     fine_tuning: FineTuning = field(default_factory=FineTuning)
     gradient_dilation: int | None = None
+    inverse_form: InverseFormOptions = field(default_factory=InverseFormOptions)
     data_set: str = "train"
     bfloat16: bool = False
 
@@ -101,5 +104,6 @@ class TrainingConfig:
             budget=Budget(**plain.pop("budget")),
             loss=LossWeights(**plain.pop("loss")),
             fine_tuning=FineTuning(**plain.pop("fine_tuning", {})),
+            inverse_form=InverseFormOptions(**plain.pop("inverse_form", {})),
             **plain,
         )

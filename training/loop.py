@@ -19,6 +19,7 @@ from training.config import Phase, TrainingConfig
 from training.data.sets import SETS
 from training.data.stream import Batch, Source, batches, normalised
 from training.lean import LeanBiRefNet
+from training.losses.inverse_form import InverseForm
 from training.objective import step_loss
 from training.pace import Pace
 from training.parallel import Group
@@ -89,6 +90,7 @@ class Run:
         self.network = LeanBiRefNet(config.network)
         self.ema = Ema(self.network, config.ema_decay)
         self.optimizer = make_optimizer(self.network, config)
+        self.inverse_form = InverseForm.of(config.inverse_form) if config.inverse_form.weight else None
         self.progress = Progress()
         self.checkpoint = folder / "last.safetensors"
         self._pace = Pace()
@@ -144,7 +146,7 @@ class Run:
         planes = normalised(images)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
             outputs = self.network(planes)
-        loss = step_loss(outputs, planes, target, self.config, self.share)
+        loss = step_loss(outputs, planes, target, self.config, self.share, self.inverse_form)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.group.average(parameter.grad for parameter in self.network.parameters() if parameter.grad is not None)

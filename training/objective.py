@@ -7,9 +7,17 @@ from modeling.birefnet.decoder import image_laplacian
 from modeling.birefnet.network import TrainingOutputs
 from training.config import TrainingConfig
 from training.losses import gradient_label, gradient_supervision, multi_stage
+from training.losses.inverse_form import InverseForm
 
 
-def step_loss(outputs: TrainingOutputs, image: Tensor, target: Tensor, config: TrainingConfig, share: float) -> Tensor:
+def step_loss(
+    outputs: TrainingOutputs,
+    image: Tensor,
+    target: Tensor,
+    config: TrainingConfig,
+    share: float,
+    inverse_form: InverseForm | None = None,
+) -> Tensor:
     """BiRefNet's whole objective: the hybrid loss on four predictions, gradient supervision, and the options.
 
     Args:
@@ -17,7 +25,8 @@ def step_loss(outputs: TrainingOutputs, image: Tensor, target: Tensor, config: T
         image: (B, 3, H, W) normalised, what it has seen.
         target: (B, 1, H, W) soft alphas.
         config: Weights and options.
-        share: The spent share of the budget, which fine-tuning follows.
+        share: The spent share of the budget, which fine-tuning and InverseForm follow.
+        inverse_form: Its frozen network, where the configuration gives it a weight.
     """
     weights = config.fine_tuning.weights(config.loss, share)
     terms = multi_stage((outputs.side_logits, outputs.logits), target, weights, config.side_stride, True)
@@ -27,4 +36,8 @@ def step_loss(outputs: TrainingOutputs, image: Tensor, target: Tensor, config: T
             edges = image_laplacian(image.float())
             labels = tuple(gradient_label(edges, side, config.gradient_dilation) for side in outputs.side_logits)
         terms["gradient"] = weights.gradient * gradient_supervision(outputs.gradient_logits, labels)
+    boundary = config.inverse_form.weight_at(share)
+    if boundary and inverse_form is not None:
+        alpha = torch.sigmoid(outputs.logits.float())
+        terms["inverse form"] = boundary * inverse_form(alpha, target.float())
     return torch.stack(list(terms.values())).sum() * config.loss_scale

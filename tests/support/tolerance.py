@@ -92,3 +92,5 @@ FUSED_LOGITS = 2e-4
 # A fused deformable convolution in fp16 against fp64, relative, with inputs rounded before: emulated 3e-4
 # (reference/deform_conv.md, section 3); on a GPU not yet measured.
 FUSED_FP16_RELATIVE = 1e-3
+# The nearest rotation's derivative, whose system is made regular by 1e-7, relative.
+NEAREST_ROTATION = 1e-4
