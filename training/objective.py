@@ -8,6 +8,7 @@ from modeling.birefnet.network import TrainingOutputs
 from training.config import TrainingConfig
 from training.losses import gradient_label, gradient_supervision, multi_stage
 from training.losses.inverse_form import InverseForm
+from training.losses.refine_mask import SIDE_OUTPUTS, staged
 
 
 def step_loss(
@@ -36,6 +37,8 @@ def step_loss(
             edges = image_laplacian(image.float())
             labels = tuple(gradient_label(edges, side, config.gradient_dilation) for side in outputs.side_logits)
         terms["gradient"] = weights.gradient * gradient_supervision(outputs.gradient_logits, labels)
+    if weights.refine_mask:
+        terms["refine mask"] = weights.refine_mask * staged(outputs.side_logits, target, SIDE_OUTPUTS)
     boundary = config.inverse_form.weight_at(share)
     if boundary and inverse_form is not None:
         alpha = torch.sigmoid(outputs.logits.float())

@@ -8,6 +8,7 @@
 | `classes` | cross-entropy of the auxiliary classes | BiRefNet |
 | `region_level` | the weights of the last epochs | BiRefNet |
 | `structure` | weighted BCE and IoU | F3Net (Wei et al. 2020) |
+| `refine_mask` | finer stages learn near boundaries only | RefineMask (Zhang et al. 2021) |
 | `inverse_form` | how far a boundary has to be moved; **patent notice** there | InverseForm (Borse et al. 2021) |
 | `contour` | length and region | Chen et al. 2019 |
 

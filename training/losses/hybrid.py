@@ -31,6 +31,7 @@ class LossWeights:
         gradient: Gradient supervision of the whole network.
         structure: F3Net's structure loss.
         contour: Active contour loss.
+        refine_mask: RefineMask's rule on the side outputs of the whole network.
     """
 
     bce: float = 30.0
@@ -40,6 +41,7 @@ class LossWeights:
     gradient: float = 1.0
     structure: float = 0.0
     contour: float = 0.0
+    refine_mask: float = 0.0
 
 
 PRESETS: dict[str, LossWeights] = {

@@ -37,6 +37,7 @@ def _configured(options: argparse.Namespace) -> RefinerConfig:
     budget = Budget(steps=options.steps) if options.steps else Budget(seconds=(options.hours or 1.0) * 3600)
     config = RefinerConfig(CONFIGS[options.config], budget, seed=options.seed, bfloat16=options.bf16)
     named = {"window": options.window, "batch": options.batch, "learning_rate": options.rate}
+    named["boundary_width"] = options.boundary_width
     return replace(config, **{name: value for name, value in named.items() if value})
 
 
@@ -110,6 +111,9 @@ def _add_train(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     train.add_argument("--window", type=int, help="side of a window (default 144)")
     train.add_argument("--batch", type=int, help="windows of a batch (default 8)")
     train.add_argument("--rate", type=float, help="peak learning rate (default 0.002)")
+    train.add_argument(
+        "--boundary-width", type=int, metavar="PX", help="RefineMask's rule: supervise only so near to a contour"
+    )
     train.add_argument("--seed", type=int, default=7)
     train.add_argument("--bf16", action="store_true", help="bfloat16 autocast of the encoder")
     train.add_argument("--threads", type=int, default=1)

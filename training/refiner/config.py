@@ -24,6 +24,8 @@ class RefinerConfig:
         scene_size: Side of the procedural photographs that a part of the windows is cut from.
         scene_windows: Windows cut from one photograph.
         closeups: Share of the windows that are close-ups.
+        boundary_width: RefineMask's rule: only what lies within so many pixels of the mask's or the truth's contour, or
+            is undecided, is supervised; 0 supervises everything.
         closeup_windows: Steps for which a close-up is kept, turned and with another mask in each.
     """
 
@@ -38,6 +40,7 @@ class RefinerConfig:
     scene_windows: int = 16
     closeups: float = 0.6
     closeup_windows: int = 3
+    boundary_width: int = 0
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup: float = 0.03

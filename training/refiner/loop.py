@@ -14,6 +14,7 @@ from modeling.crm.network import CRM
 from modeling.crm.weights import load_refiner_state
 from training.checkpoint import Ema, Progress, restore, save
 from training.loop import learning_rate, make_optimizer
+from training.losses.refine_mask import refined_region
 from training.pace import Pace
 from training.refiner.config import RefinerConfig
 from training.refiner.losses import refiner_loss
@@ -55,6 +56,16 @@ def target_logits(
         return network.decode(latent, mask, target), mask, truth
     mask, truth = (each[:, batch.rows, batch.columns] for each in (mask, truth))
     return network.query(latent, mask, target, (batch.rows, batch.columns)), mask, truth
+
+
+def target_region(batch: RefinerBatch, width: int) -> Tensor | None:
+    """Which of the targets are supervised, of the shape of `target_logits`; None for all, where `width` is 0."""
+    if not width:
+        return None
+    region = refined_region(batch.target_mask, batch.truth, width)
+    if batch.rows is None or batch.columns is None:
+        return region
+    return region[:, batch.rows, batch.columns]
 
 
 class RefinerRun:
@@ -120,8 +131,9 @@ class RefinerRun:
             group["lr"] = rate
         self.network.train()
         half = torch.bfloat16 if self.config.bfloat16 else None
-        logits, mask, truth = target_logits(self.network, batch.to(self.device), half)
-        loss = refiner_loss(logits, mask, truth, self.config.loss)
+        batch = batch.to(self.device)
+        logits, mask, truth = target_logits(self.network, batch, half)
+        loss = refiner_loss(logits, mask, truth, self.config.loss, target_region(batch, self.config.boundary_width))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)

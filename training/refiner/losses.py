@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.losses.refine_mask import mean_over
+
 _FLAT = 1e-4
 
 
@@ -31,11 +33,13 @@ class RefinerWeights:
 CRM_WEIGHTS = RefinerWeights(1.0, 0.5, 0.5, 2.0, 0.0)
 
 
-def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, truth: Tensor, region: Tensor | None = None) -> Tensor:
     """Mean binary cross-entropy less the truth's own entropy: the same gradient, and 0 at the truth."""
     clamped = truth.clamp(1e-6, 1 - 1e-6)
     entropy = -(clamped * clamped.log() + (1 - clamped) * torch.log1p(-clamped))
-    return F.binary_cross_entropy_with_logits(logits, clamped) - entropy.mean()
+    if region is None:
+        return F.binary_cross_entropy_with_logits(logits, clamped) - entropy.mean()
+    return mean_over(F.binary_cross_entropy_with_logits(logits, clamped, reduction="none") - entropy, region)
 
 
 def gradient_magnitude(alpha: Tensor) -> Tensor:
@@ -51,24 +55,40 @@ def gradient_magnitude(alpha: Tensor) -> Tensor:
     return torch.sqrt(gx.square() + gy.square() + _FLAT)[:, 0]
 
 
-def gradient(alpha: Tensor, truth: Tensor) -> Tensor:
+def gradient(alpha: Tensor, truth: Tensor, region: Tensor | None = None) -> Tensor:
     """Mean |G(alpha) - G(truth)|."""
-    return (gradient_magnitude(alpha) - gradient_magnitude(truth)).abs().mean()
+    difference = (gradient_magnitude(alpha) - gradient_magnitude(truth)).abs()
+    return _mean(difference, None if region is None else region[:, 2:-2, 2:-2])
 
 
-def harm(alpha: Tensor, mask: Tensor, truth: Tensor) -> Tensor:
+def harm(alpha: Tensor, mask: Tensor, truth: Tensor, region: Tensor | None = None) -> Tensor:
     """Mean of how much farther from the truth each pixel is than it was in the mask."""
-    return F.relu((alpha - truth).abs() - (mask - truth).abs()).mean()
+    return _mean(F.relu((alpha - truth).abs() - (mask - truth).abs()), region)
 
 
-def refiner_loss(logits: Tensor, mask: Tensor, truth: Tensor, weights: RefinerWeights) -> Tensor:
-    """The weighted sum; the gradient term needs a grid and is left out for points."""
+def refiner_loss(
+    logits: Tensor, mask: Tensor, truth: Tensor, weights: RefinerWeights, region: Tensor | None = None
+) -> Tensor:
+    """The weighted sum; the gradient term needs a grid and is left out for points.
+
+    Args:
+        logits: (B, H, W), or (B, N) of points.
+        mask: What came in, of that shape, in [0, 1].
+        truth: Likewise.
+        weights: Of the terms.
+        region: Likewise, bool: which pixels count (`training.losses.refine_mask`); None for all.
+    """
     alpha = torch.sigmoid(logits)
     difference = alpha - truth
-    total = weights.cross_entropy * cross_entropy(logits, truth)
-    total = total + weights.absolute * difference.abs().mean() + weights.square * difference.square().mean()
+    total = weights.cross_entropy * cross_entropy(logits, truth, region)
+    total = total + weights.absolute * _mean(difference.abs(), region)
+    total = total + weights.square * _mean(difference.square(), region)
     if weights.harm:
-        total = total + weights.harm * harm(alpha, mask, truth)
+        total = total + weights.harm * harm(alpha, mask, truth, region)
     if weights.gradient and logits.ndim == 3:
-        total = total + weights.gradient * gradient(alpha, truth)
+        total = total + weights.gradient * gradient(alpha, truth, region)
     return total
+
+
+def _mean(values: Tensor, region: Tensor | None) -> Tensor:
+    return values.mean() if region is None else mean_over(values, region)

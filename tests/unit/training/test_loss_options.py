@@ -176,6 +176,7 @@ def outputs_of(config: BiRefNetConfig = TINY_NETWORK):
     [
         {"loss": replace(PRESETS["general"], gradient=1e4, structure=1.0)},
         {"loss": replace(PRESETS["general"], gradient=1e4, contour=1.0)},
+        {"loss": replace(PRESETS["general"], gradient=1e4, refine_mask=1.0)},
         {"fine_tuning": FineTuning(begins=0.5)},
         {"gradient_dilation": 2},
     ],
