@@ -162,9 +162,9 @@ def window_attention_kernel(
     for start in range(0, tokens, block_keys):
         key = start + tl.arange(0, block_keys)
         key_y, key_x = window_y * window + key // window, window_x * window + key % window
-        source_y, source_x = (key_y + shift) % tall, (key_x + shift) % wide
-        key_real = (key < tokens) & (source_y < height) & (source_x < width)
-        rows = qkv + ((image * height + source_y) * width + source_x).to(tl.int64) * (3 * channels)
+        from_y, from_x = (key_y + shift) % tall, (key_x + shift) % wide
+        key_real = (key < tokens) & (from_y < height) & (from_x < width)
+        rows = qkv + ((image * height + from_y) * width + from_x).to(tl.int64) * (3 * channels)
         places = rows[:, None] + channels + head_channel[None, :]
         present = key_real[:, None] & known[None, :]
         keys = tl.load(places, mask=present, other=0.0)

@@ -1,5 +1,8 @@
 """Our Triton kernels against the plain modules: on the GPU where there is one, else in Triton's interpreter."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -13,8 +16,10 @@ from modeling.fused.deform_conv import Epilogue, Geometry, fused_deform_conv2d
 from modeling.fused.launches import Launch, Launches
 from modeling.fused.residual import ResidualNorm, add_and_normalise
 from modeling.fused.window_attention import FusedWindowAttention, fused_window_attention
+from tests.support.compile_kernels import SHARED_BYTES
 from tests.support.deform_cases import GEOMETRIES, geometry_of, operands
 from tests.support.kernels import DEVICE, fused
+from tests.support.processes import ROOT
 from tests.support.tolerance import FUSED_FP16, FUSED_FP32, FUSED_NORM
 
 
@@ -196,3 +201,35 @@ def test_a_residual_stream_is_contiguous_fp32() -> None:
             add_and_normalise(wrong, None, norm, torch.float16)
     with pytest.raises(ValueError, match=r"found torch.float32 \(2, 4\) and \(4, 2\)"):
         add_and_normalise(torch.zeros(2, 4), torch.zeros(4, 2), norm, torch.float16)
+
+
+def compile_kernels(*options: str) -> dict[str, int]:
+    """In a process of its own, as this one interprets; bytes of shared memory by kernel."""
+    command = [sys.executable, "-m", "tests.support.compile_kernels", *options]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {name: int(size) for name, size in (line.rsplit(": ", 1) for line in done.stdout.splitlines())}
+
+
+def test_kernels_compile_for_hopper() -> None:
+    """The interpreter takes more than the compiler does."""
+    found = compile_kernels()
+    assert [name.split()[0] for name in found] == [
+        "deform_conv_kernel",
+        "window_attention_kernel",
+        "add_layer_norm_kernel",
+    ]
+    assert max(found.values()) < SHARED_BYTES[90]
+
+
+@pytest.mark.slow
+def test_every_launch_compiles_and_some_fit_smaller_cards() -> None:
+    capabilities = ("80", "89", "90")
+    found = compile_kernels("--every", "--capability", *capabilities)
+    for capability in capabilities:
+        own = {name: size for name, size in found.items() if name.endswith(f"sm_{capability}")}
+        assert {name.split()[0] for name in own} == {name.split()[0] for name in found}
+        for kernel in {name.split()[0] for name in own}:
+            needs = [size for name, size in own.items() if name.startswith(kernel)]
+            assert min(needs) < SHARED_BYTES[int(capability)], (kernel, capability)
