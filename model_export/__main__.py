@@ -129,6 +129,7 @@ def _add_refiner(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     refiner.add_argument(
         "--max-batch", type=int, default=16, metavar="N", help="largest batch that a server should form (16)"
     )
+    refiner.add_argument("--with-weights", action="store_true", help="also keep the weights, for the torch backend")
     refiner.set_defaults(run=_refiner)
 
 
@@ -225,6 +226,7 @@ def _refiner(arguments: argparse.Namespace) -> int:
             licence=arguments.licence,
             origin=arguments.origin,
             max_batch=arguments.max_batch,
+            with_weights=arguments.with_weights,
         ),
         _Reporter(),
     )

@@ -23,7 +23,7 @@ def run_tests(context: Context) -> None:
     files = [path for path in sorted(ROOT.glob("tests/**/test_*.py")) if "mark.gpu" in path.read_text("utf-8")]
     marked = [*pytest, "-m", "gpu", *(str(path.relative_to(ROOT)) for path in files)]
     context.report.measure({"name": "pytest -m gpu"}, lambda: _ran(marked, limit_s=300))
-    kernels = [*pytest, "-m", "not gpu", *_KERNEL_TESTS]
+    kernels = [*pytest, "-m", "not gpu and not slow", *_KERNEL_TESTS]
     context.report.measure({"name": "pytest of the kernels"}, lambda: _ran(kernels, limit_s=300))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.gpu.artifacts import served_artifact
+from benchmarks.gpu.artifacts import refiner_artifact, served_artifact
 from benchmarks.gpu.subjects import Context
 from benchmarks.load import closed_loop, sequential, summarise_ms
 from benchmarks.serving import batches_run, checked, get, port, stage_medians_ms
@@ -55,6 +55,7 @@ def measure_server(context: Context) -> None:
     subject = context.subjects[0]
     artifact = served_artifact(context, subject)
     flags = ["--backend", "torch", "--model", str(artifact.directory), "--max-requests", "256"]
+    flags += ["--refiner", str(refiner_artifact(context).directory)]
     flags += ["--device", "cuda", "--max-batch", "32", "--tune-kernels"] if not context.dry else []
     for streams in (1,) if context.dry else (1, 2):
         row = subject.row(backend="torch", streams=streams)

@@ -12,7 +12,7 @@ import torch
 from artifact import SELF_TEST_ROLE, Artifact, Manifest, NewFile, SelfTest, TensorSpec, check_target, write_artifact
 from model_export.errors import ExportError, ParityError, SourceError
 from model_export.graph import BATCH, OPSET, write_module
-from model_export.onnx_export import SELF_TEST_FILE, versions
+from model_export.onnx_export import SELF_TEST_FILE, WEIGHTS_FILE, WEIGHTS_ROLE, versions
 from model_export.parity import BATCH as PROVEN_BATCH
 from model_export.parity import Report
 from model_export.precision import CANONICAL
@@ -40,6 +40,7 @@ class RefinerRequest:
         licence: Of the weights.
         origin: A sentence on where the weights come from.
         max_batch: Largest batch that a server should form.
+        with_weights: Whether the artifact also holds the weights, for the torch backend.
     """
 
     source: Path
@@ -49,6 +50,7 @@ class RefinerRequest:
     licence: str = "unspecified"
     origin: str | None = None
     max_batch: int = 16
+    with_weights: bool = False
 
 
 def export_refiner(request: RefinerRequest, report: Report) -> Artifact:
@@ -58,7 +60,8 @@ def export_refiner(request: RefinerRequest, report: Report) -> Artifact:
         ExportError: The request cannot be carried out, or the graph is not equal to the network.
         artifact.ArtifactError: The directory holds files that are not an artifact's.
     """
-    check_target(request.directory, (CANONICAL.file, SELF_TEST_FILE))
+    kept = (WEIGHTS_FILE,) if request.with_weights else ()
+    check_target(request.directory, (CANONICAL.file, SELF_TEST_FILE, *kept))
     network = read_refiner(request.source)
     manifest = _manifest(request, network.config)
     size = manifest.input_size
@@ -76,6 +79,8 @@ def export_refiner(request: RefinerRequest, report: Report) -> Artifact:
             CANONICAL.role: NewFile(graph, CANONICAL.file, CANONICAL.dtype),
             SELF_TEST_ROLE: NewFile(self_test_file, SELF_TEST_FILE),
         }
+        if request.with_weights:
+            files[WEIGHTS_ROLE] = NewFile(request.source, WEIGHTS_FILE, "fp32")
         figures = {CANONICAL.role: proof.to_mapping(versions())}
         return write_artifact(request.directory, replace(manifest, parity=figures), files)
 

@@ -17,6 +17,8 @@ from model_export.refiner.traceable import traceable_refiner
 from model_export.sample_inputs import sample_inputs
 from modeling.crm.receptive_field import halo
 from modeling.crm.weights import save_refiner
+from server.backends.ort import OrtBackend, OrtOptions
+from server.backends.torch_cuda import TorchBackend, TorchOptions
 from tests.support.crm import SMALL, THIN_RESNET50, picture, seeded_refiner, small_refiner, soft_mask
 from tests.support.tolerance import BATCH_ALPHA, EXPORT_ALPHA
 from training.refiner.harmless import Harm, default_artifacts, measure_harm, record_harm
@@ -34,7 +36,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path) -> Artifact:
     target = checkpoint.parent / "artifact"
-    options = ["--tile", str(TILE), "--licence", "MIT", "--origin", "seeded", "--max-batch", "6"]
+    options = ["--tile", str(TILE), "--licence", "MIT", "--origin", "seeded", "--max-batch", "6", "--with-weights"]
     assert main(["refiner", str(checkpoint), "-o", str(target), *options]) == 0
     return open_artifact(target)
 
@@ -51,6 +53,16 @@ def test_it_computes_what_the_network_computes(exported: Artifact):
     assert np.abs(alpha - truth).max() < EXPORT_ALPHA
     alone = np.concatenate([runner(image[None]) for image in images()])
     assert np.abs(alpha - alone).max() < BATCH_ALPHA
+
+
+def test_the_torch_backend_runs_its_weights(exported: Artifact):
+    torch_backend, ort_backend = TorchBackend(TorchOptions(threads=1)), OrtBackend(OrtOptions(threads=1))
+    inputs = tile_inputs(images()[:2])
+    alphas = []
+    for backend in (torch_backend, ort_backend):
+        assert backend.load("refiner", exported) == "fp32"
+        alphas.append(backend.run("refiner", inputs)["alpha"].astype(np.float32))
+    np.testing.assert_allclose(alphas[0], alphas[1], rtol=0, atol=EXPORT_ALPHA)
 
 
 def test_the_frame_matters(exported: Artifact):
