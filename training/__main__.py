@@ -15,17 +15,23 @@ from modeling.weights import load_network, load_state, read_metadata, save_state
 from training.checkpoint import ema_weights, read_header
 from training.config import NETWORKS, Budget, Phase, TrainingConfig
 from training.curve import draw
+from training.data.augmentation import NONE, Augmentation
+from training.data.folders import FolderError
+from training.data.photographs import open_folder
 from training.data.scene import sample
 from training.data.sets import SETS
+from training.data.stream import Source
 from training.data.subjects import FAMILIES
-from training.evaluate import evaluate, means, write
+from training.evaluate import evaluate
 from training.lean import LeanBiRefNet
+from training.loop import source_of
 from training.losses import FINE_TUNING, PRESETS, LossWeights
 from training.losses.inverse_form import DISTANCES, InverseFormOptions
 from training.losses.inverse_form.commands import add_inverse_form
 from training.parallel import launch
 from training.preview import preview, write_sheet
 from training.refiner.commands import add_refiner
+from training.report import as_text, write
 from training.session import RunOptions, train_in_group
 
 _BATCH_AREA = 16 * 192 * 192
@@ -66,6 +72,16 @@ def parse_weights(text: str) -> dict[str, float]:
     return weights
 
 
+def parse_augmentation(text: str) -> Augmentation:
+    """`flip,rotate` to the official augmentations of those names, and no others."""
+    official = replace(Augmentation(), crop=True)
+    names = [each.name for each in fields(Augmentation)]
+    chosen = list(filter(None, text.split(",")))
+    if not set(chosen) <= set(names):
+        raise SystemExit(f"--augment: expected some of {', '.join(names)}, found {text!r}")
+    return replace(NONE, **{name: getattr(official, name) for name in chosen})
+
+
 def trained(path: Path) -> BiRefNet:
     """The averaged network of a run's checkpoint, or the network of a plain weights file."""
     if "progress" not in read_metadata(path):
@@ -87,6 +103,8 @@ def _configured(options: argparse.Namespace) -> TrainingConfig:
         loss=replace(PRESETS[options.loss], **parse_weights(options.weights)),
         fine_tuning=replace(FINE_TUNING[options.loss], begins=options.fine_tune_from),
         gradient_dilation=options.gradient_dilation,
+        data_folder=str(options.data or ""),
+        augmentation=parse_augmentation(options.augment),
         inverse_form=InverseFormOptions(options.inverse_form, distance=options.inverse_distance),
         bfloat16=options.bf16,
     )
@@ -120,6 +138,10 @@ def _train(options: argparse.Namespace) -> None:
         config = _changed(config, options)
         spent = config.budget.share(progress.step, progress.elapsed)
         print(f"resuming at step {progress.step}, {spent:.1%} of the budget")
+    try:
+        source_of(config)  # a folder's faults are told before anything starts
+    except FolderError as error:
+        raise SystemExit(str(error)) from error
     launch(
         options.processes,
         train_in_group,
@@ -132,21 +154,28 @@ def _evaluate(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     network = trained(options.checkpoint)
     results = {
-        name: evaluate(network, SETS[name], options.size, options.count, options.workers) for name in options.sets
+        name: evaluate(network, source, options.size, count, options.workers)
+        for name, (source, count) in _evaluated(options).items()
     }
-    for name, figures in results.items():
-        line = "  ".join(f"{key} {value:.4f}" for key, value in means(figures).items())
-        print(f"{name:14s} {line}  ({len(figures)} images at {options.size})")
+    print(as_text(results))
     if options.out:
-        write(
-            options.out,
-            results,
-            {
-                "checkpoint": str(options.checkpoint),
-                "size": options.size,
-                "command": shlex.join(["python", "-m", "training", *options.arguments]),
-            },
-        )
+        about = {
+            "checkpoint": str(options.checkpoint),
+            "size": options.size,
+            "command": shlex.join(["python", "-m", "training", *options.arguments]),
+        }
+        write(options.out, results, about)
+
+
+def _evaluated(options: argparse.Namespace) -> dict[str, tuple[Source, int]]:
+    """The sources by name, and how many images of each: a folder, or the procedural sets."""
+    if not options.data:
+        return {name: (SETS[name], options.count) for name in options.sets}
+    try:
+        folder = open_folder(options.data, 0, None)
+    except FolderError as error:
+        raise SystemExit(str(error)) from error
+    return {options.data.name or str(options.data): (folder, min(options.count, len(folder)))}
 
 
 def _preview(options: argparse.Namespace) -> None:
@@ -184,7 +213,13 @@ def _sheet(options: argparse.Namespace) -> None:
 
 
 def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    train = commands.add_parser("train", help="train a network on procedural photographs")
+    train = commands.add_parser("train", help="train a network on procedural photographs, or on a folder's")
+    train.add_argument("--data", type=Path, metavar="FOLDER", help="photographs and mattes; docs/training.md: layouts")
+    train.add_argument(
+        "--augment",
+        default="flip,enhance,rotate,pepper",
+        help="of a folder's photographs: some of flip, enhance, rotate, pepper, crop (default all but crop)",
+    )
     train.add_argument("--config", choices=sorted(NETWORKS), default="compact", help="which network")
     train.add_argument("--size", type=int, default=384, help="working size of the last phase (default 384)")
     train.add_argument("--phases", help="SIZExBATCH:SHARE,... instead of the default three")
@@ -230,14 +265,15 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    score = commands.add_parser("evaluate", help="figures on held-out procedural sets")
+    score = commands.add_parser("evaluate", help="the full table of figures on held-out procedural sets or a folder")
     score.add_argument("checkpoint", type=Path)
     score.add_argument("--sets", nargs="+", choices=sorted(SETS), default=["heldout", "heldout-easy", "heldout-hard"])
+    score.add_argument("--data", type=Path, metavar="FOLDER", help="photographs and mattes instead of the sets")
     score.add_argument("--count", type=int, default=200, help="images of each set (default 200)")
     score.add_argument("--size", type=int, default=384)
     score.add_argument("--threads", type=int, default=2)
     score.add_argument("--workers", type=int, default=0)
-    score.add_argument("--out", type=Path, help="folder for evaluation.json and evaluation.csv")
+    score.add_argument("--out", type=Path, help="folder for evaluation.json, .csv and .html")
     score.set_defaults(run=_evaluate)
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from modeling.birefnet.config import COMPACT, SWIN_L, SWIN_T, BiRefNetConfig
+from training.data.augmentation import Augmentation
 from training.losses import FineTuning, LossWeights
 from training.losses.inverse_form import InverseFormOptions
 
@@ -58,7 +59,9 @@ class TrainingConfig:
         fine_tuning: Region-level fine-tuning at the run's end; by default there is none.
         gradient_dilation: See `training.losses.gradient_label`; None is the official code's label.
         inverse_form: The InverseForm loss; by default its weight is 0.
-        data_set: A procedural set.
+        data_set: A procedural set, unless there is a folder.
+        data_folder: A folder of photographs and mattes (`training.data.folders`); empty for the procedural set.
+        augmentation: Of the folder's photographs.
         bfloat16: Autocast.
     """
 
@@ -79,6 +82,8 @@ class TrainingConfig:
     gradient_dilation: int | None = None
     inverse_form: InverseFormOptions = field(default_factory=InverseFormOptions)
     data_set: str = "train"
+    data_folder: str = ""
+    augmentation: Augmentation = field(default_factory=Augmentation)
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
@@ -105,5 +110,6 @@ class TrainingConfig:
             loss=LossWeights(**plain.pop("loss")),
             fine_tuning=FineTuning(**plain.pop("fine_tuning", {})),
             inverse_form=InverseFormOptions(**plain.pop("inverse_form", {})),
+            augmentation=Augmentation(**plain.pop("augmentation", {})),
             **plain,
         )

@@ -1,10 +1,7 @@
-"""How good a network is on the held-out procedural sets: figures of each image, and the files that keep them."""
+"""How good a network is on procedural sets or a folder: every figure of every image, by `matting.quality`."""
 
-import csv
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -12,7 +9,22 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from matting.quality import band_absolute_error, iou, mean_absolute_error
+from matting.quality import (
+    band_absolute_error,
+    boundary_iou,
+    connectivity_error,
+    e_measure,
+    gradient_error,
+    human_correction_efforts,
+    iou,
+    mean_absolute_error,
+    mean_boundary_accuracy,
+    mean_squared_error,
+    s_measure,
+    sum_absolute_difference,
+    weighted_f,
+)
+from matting.quality.overlap import REGION, overlap
 from training.data.stream import Source, batches, normalised
 
 Plane = NDArray[np.float32]
@@ -21,11 +33,45 @@ _BAND_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Figures:
-    """One matte: mean absolute error, everywhere and in the boundary band; IoU of both thresholded at one half."""
+    """One matte at the working size; what each figure is, `matting.quality` says.
+
+    Attributes:
+        mae: Mean absolute error.
+        mse: Mean squared error.
+        sad: Sum of absolute differences, in thousands.
+        grad: Gradient error, in thousands.
+        conn: Connectivity error, in thousands.
+        band: Mean absolute error in the boundary band.
+        iou: Of both thresholded at one half.
+        boundary_iou: Of the inner boundaries.
+        mba: Mean boundary accuracy; None where the truth has no boundary.
+        s: S-measure.
+        weighted_f: Weighted F-measure.
+        e_max: E-measure at the best threshold.
+        e_mean: Over the thresholds.
+        e_adaptive: At the adaptive threshold.
+        hce: Human correction efforts.
+        intersection: Pixels of both regions, for the pooled IoU of the set.
+        union: Pixels of either.
+    """
 
     mae: float
-    iou: float
+    mse: float
+    sad: float
+    grad: float
+    conn: float
     band: float
+    iou: float
+    boundary_iou: float
+    mba: float | None
+    s: float
+    weighted_f: float
+    e_max: float
+    e_mean: float
+    e_adaptive: float
+    hce: int
+    intersection: int
+    union: int
 
 
 def measure(predicted: Plane, truth: Plane) -> Figures:
@@ -37,14 +83,32 @@ def measure(predicted: Plane, truth: Plane) -> Figures:
         ValueError: They have different sizes.
     """
     radius = max(1, round(_BAND_SHARE * max(truth.shape)))
+    alignment = e_measure(predicted, truth)
+    both, either = overlap(predicted >= REGION, truth >= REGION)
     return Figures(
-        mean_absolute_error(predicted, truth), iou(predicted, truth), band_absolute_error(predicted, truth, radius)
+        mae=mean_absolute_error(predicted, truth),
+        mse=mean_squared_error(predicted, truth),
+        sad=sum_absolute_difference(predicted, truth),
+        grad=gradient_error(predicted, truth),
+        conn=connectivity_error(predicted, truth),
+        band=band_absolute_error(predicted, truth, radius),
+        iou=iou(predicted, truth),
+        boundary_iou=boundary_iou(predicted, truth),
+        mba=mean_boundary_accuracy(predicted, truth),
+        s=s_measure(predicted, truth),
+        weighted_f=weighted_f(predicted, truth),
+        e_max=alignment.maximum,
+        e_mean=alignment.mean,
+        e_adaptive=alignment.adaptive,
+        hce=human_correction_efforts(predicted, truth),
+        intersection=both,
+        union=either,
     )
 
 
 @torch.no_grad()
 def evaluate(network: nn.Module, source: Source, size: int, count: int, workers: int = 0) -> list[Figures]:
-    """Figures of the first `count` images of a procedural set at the working size."""
+    """Figures of the first `count` images of a source at the working size."""
     network.eval()
     stream = batches(source, size, 1, 0, workers)
     figures = []
@@ -56,21 +120,11 @@ def evaluate(network: nn.Module, source: Source, size: int, count: int, workers:
 
 
 def means(figures: Iterable[Figures]) -> dict[str, float]:
-    """The mean of each figure over the images."""
+    """The mean of each figure over the images that have it, and `pooled_iou` of the set; NaN where no image has it."""
     rows = [asdict(one) for one in figures]
-    return {field.name: float(np.mean([row[field.name] for row in rows])) for field in fields(Figures)}
-
-
-def write(folder: Path, results: dict[str, list[Figures]], about: dict[str, object]) -> None:
-    """`evaluation.json` (what was evaluated, the means) and `evaluation.csv` (every image)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    summary = {name: means(figures) | {"images": len(figures)} for name, figures in results.items()}
-    (folder / "evaluation.json").write_text(json.dumps({**about, "sets": summary}, indent=2) + "\n")
-    with (folder / "evaluation.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["set", "index", "mae", "iou", "band"])
-        for name, figures in results.items():
-            writer.writerows(
-                [name, index, f"{one.mae:.5f}", f"{one.iou:.5f}", f"{one.band:.5f}"]
-                for index, one in enumerate(figures)
-            )
+    both, either = (sum(row.pop(name) for row in rows) for name in ("intersection", "union"))
+    table: dict[str, float] = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows if row[name] is not None]
+        table[name] = float(np.mean(values)) if values else float("nan")
+    return table | {"pooled_iou": both / either if either else 1.0}

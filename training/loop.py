@@ -16,6 +16,7 @@ from tqdm import tqdm
 from modeling.weights import load_state
 from training.checkpoint import Ema, Progress, restore, save
 from training.config import Phase, TrainingConfig
+from training.data.photographs import open_folder
 from training.data.sets import SETS
 from training.data.stream import Batch, Source, batches, normalised
 from training.lean import LeanBiRefNet
@@ -70,6 +71,17 @@ def make_optimizer(network: nn.Module, config: Schedule) -> AdamW:
     return AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
 
 
+def source_of(config: TrainingConfig) -> Source:
+    """Where a configuration's images come from.
+
+    Raises:
+        FolderError: Its folder does not hold what training needs.
+    """
+    if config.data_folder:
+        return open_folder(Path(config.data_folder), config.seed, config.augmentation)
+    return SETS[config.data_set]
+
+
 class Run:
     """One run in a folder: `last.safetensors` (resumable), `log.csv`, and whatever the observer writes."""
 
@@ -84,7 +96,7 @@ class Run:
         torch.manual_seed(config.seed)
         self.group = group or Group()
         self.config = config
-        self.source: Source = source or SETS[config.data_set]
+        self.source: Source = source or source_of(config)
         self.folder = folder
         self.cadence = cadence or Cadence()
         self.network = LeanBiRefNet(config.network)

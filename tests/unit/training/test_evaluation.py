@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from matting import quality
 from tests.support.tiny_training import tiny_run
 from training.__main__ import default_phases, main, parse_phases
 from training.config import Phase
-from training.evaluate import measure
+from training.evaluate import means, measure
+from training.report import COLUMNS, as_text, write
 
 
 def square(x0, x1, size=100):
@@ -70,13 +72,58 @@ def trained(tmp_path_factory):
 def test_the_command_prints_and_writes_the_figures(trained, tmp_path, capsys):
     out = tmp_path / "figures"
     main(["evaluate", str(trained.checkpoint), "--count", "3", "--size", "32", "--sets", "heldout", "--out", str(out)])
-    assert "mae" in capsys.readouterr().out
+    assert "MAE" in capsys.readouterr().out
     summary = json.loads((out / "evaluation.json").read_text())
     with (out / "evaluation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == summary["sets"]["heldout"]["images"] == 3
     assert np.mean([float(row["mae"]) for row in rows]) == pytest.approx(summary["sets"]["heldout"]["mae"], abs=1e-4)
     assert summary["size"] == 32
+    assert set(rows[0]) == {"set", "index", *COLUMNS} - {"pooled_iou"}
+    page = (out / "evaluation.html").read_text()
+    for key, (heading, _) in COLUMNS.items():
+        assert heading in page, key
+        assert key in summary["sets"]["heldout"]
+
+
+def test_the_table_is_that_of_the_metrics():
+    predicted, truth = square(30, 90), square(20, 80)
+    figures = measure(predicted, truth)
+    assert figures.s == quality.s_measure(predicted, truth)
+    assert figures.weighted_f == quality.weighted_f(predicted, truth)
+    assert figures.e_max == quality.e_measure(predicted, truth).maximum
+    assert figures.hce == quality.human_correction_efforts(predicted, truth)
+    assert figures.mba == quality.mean_boundary_accuracy(predicted, truth)
+    assert figures.conn == quality.connectivity_error(predicted, truth)
+    # The figures are those of `matting.quality`, all of them; pooled IoU is the set's.
+    functions = {name for name in quality.__all__ if name != "EMeasure"}
+    assert len({*COLUMNS}) == len(functions) + 2  # E has three
+
+
+def test_the_pooled_iou_is_of_all_pixels_and_undefined_figures_are_left_out():
+    empty = np.zeros((100, 100), np.float32)
+    pairs = [(square(30, 90), square(20, 80)), (square(20, 80), square(20, 80)), (empty, empty)]
+    found = means([measure(*pair) for pair in pairs])
+    assert found["pooled_iou"] == pytest.approx(quality.pooled_iou(pairs))
+    assert found["iou"] == pytest.approx(np.mean([quality.iou(*pair) for pair in pairs]))
+    defined = [quality.mean_boundary_accuracy(*pair) or 0.0 for pair in pairs[:2]]
+    assert found["mba"] == pytest.approx(np.mean(defined))
+    assert np.isnan(means([measure(empty, empty)])["mba"])
+
+
+def test_a_report_survives_what_is_not_defined_and_strange_names(tmp_path):
+    empty = np.zeros((64, 64), np.float32)
+    results = {"<b>": [measure(empty, empty)]}
+    write(tmp_path, results, {"size": 64})
+    assert json.loads((tmp_path / "evaluation.json").read_text())["sets"]["<b>"]["mba"] is None
+    assert "&lt;b&gt;" in (tmp_path / "evaluation.html").read_text()
+    assert "<td>-</td>" in (tmp_path / "evaluation.html").read_text()
+    with (tmp_path / "evaluation.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["mba"] == ""
+    assert row["iou"] == "1.00000"
+    (line,) = [line for line in as_text(results).splitlines() if line.startswith("mBA")]
+    assert line.split()[-1] == "-"
 
 
 def test_exported_weights_are_the_average_in_half_precision_and_evaluate_alike(trained, tmp_path):
