@@ -90,6 +90,7 @@ def _measure(arguments: argparse.Namespace, report: Report, device: torch.device
         folder,
         arguments.out.parent,
         arguments.minutes,
+        arguments.init,
         arguments.official,
         not arguments.no_tuning,
         found,
@@ -114,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=float, default=570.0, help="seconds of this call (default 570)")
     parser.add_argument("--folder", type=Path, help="where artifacts and checkpoints go, kept for the next call")
     parser.add_argument("--minutes", type=float, default=5.0, help="of training, in the section train (default 5)")
+    parser.add_argument("--init", type=Path, help="weights of the refiner that training goes on from")
     parser.add_argument("--official", type=Path, help="checkout of github.com/ZhengPeng7/BiRefNet")
     parser.add_argument("--no-tuning", action="store_true", help="take the launches of kernels that are shipped")
     return parser

@@ -18,7 +18,9 @@ _BATCH, _WORKERS = 64, 15
 
 def run_tests(context: Context) -> None:
     """The tests that need a GPU, and those of our kernels, which are compiled where there is one."""
-    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *(["--collect-only"] if context.dry else [])]
+    # Warnings are errors in our own environment; what other versions warn of says nothing about a GPU.
+    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default"]
+    pytest += ["--collect-only"] if context.dry else []
     # By file: others may not be importable on a bare machine.
     files = [path for path in sorted(ROOT.glob("tests/**/test_*.py")) if "mark.gpu" in path.read_text("utf-8")]
     marked = [*pytest, "-m", "gpu", *(str(path.relative_to(ROOT)) for path in files)]
@@ -32,7 +34,7 @@ def train_refiner(context: Context) -> None:
     folder = context.folder / "refiner"
     minutes = context.minutes
     options = ["--batch", str(_BATCH), "--workers", str(_WORKERS), "--threads", "1", "--device", "cuda", "--bf16"]
-    budget = ["--hours", str(minutes / 60)]
+    budget = ["--hours", str(minutes / 60), *(["--init", str(context.init)] if context.init is not None else [])]
     if context.dry:
         options, budget = ["--batch", "2", "--window", "48", "--device", "cpu"], ["--steps", "2"]
     train = ["-m", "training", "refiner", "train", *options, *budget, "--out", str(folder)]

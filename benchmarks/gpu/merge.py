@@ -42,8 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.merge", description=__doc__)
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--commit", metavar="SHA", help="that was measured, where the machine had no git to ask")
     arguments = parser.parse_args(argv)
     found = merged([json.loads(path.read_text(encoding="utf-8")) for path in arguments.results])
+    if arguments.commit is not None:
+        if _commit(found) not in {"unknown", arguments.commit}:
+            raise ValueError(f"expected results of {arguments.commit}, found {_commit(found)}")
+        found["machine"]["commit"] = {"sha": arguments.commit, "dirty": False}
     arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0
 

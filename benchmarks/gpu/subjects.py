@@ -83,6 +83,7 @@ class Context:
         folder: For files that other sections may use too.
         out: For files that are results.
         minutes: That training may take.
+        init: Weights that training goes on from.
         official: Checkout of the official implementation, if there is one.
         tune: Whether kernels try their launches.
     """
@@ -94,6 +95,7 @@ class Context:
     folder: Path
     out: Path
     minutes: float = 5.0
+    init: Path | None = None
     official: Path | None = None
     tune: bool = True
     ceilings: dict[str, float] = field(default_factory=dict)

@@ -37,7 +37,11 @@ from tests.support.tolerance import (
     HALF_ALPHA_MEAN,
 )
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+    pytest.mark.filterwarnings("ignore:.*TF32.*"),  # newer versions would rather be told in another way
+]
 
 CHECKPOINT = ROOT / "training" / "checkpoints" / "compact.safetensors"
 SIZE = (256, 320)
@@ -191,7 +195,7 @@ def test_a_batch_without_room_is_told_from_a_lost_device(backend: TorchBackend, 
     backend.load("embedded", artifact)
     before = alpha_of(backend, images(1))
     total = torch.cuda.get_device_properties(0).total_memory
-    room = torch.cuda.memory_reserved() + (256 << 20)
+    room = torch.cuda.memory_reserved() + (64 << 20)
     torch.cuda.set_per_process_memory_fraction(room / total)
     try:
         with pytest.raises(OutOfMemoryFault, match="a batch of 64 failed"):
@@ -211,14 +215,15 @@ try:
     with _translated("x"):
         torch.zeros(4, device="cuda")[torch.tensor([9], device="cuda")].cpu()
 except BackendFault as fault:
-    print("fatal" if fault.fatal else "not fatal", fault)
+    print("fatal" if fault.fatal else "not fatal", fault, flush=True)
 """
 
 
 def test_a_lost_device_is_fatal() -> None:
     """In a process of its own: nothing runs on the device after it."""
-    done = subprocess.run([sys.executable, "-c", LOSE_THE_DEVICE], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("fatal x: ")
+    command = [sys.executable, "-c", LOSE_THE_DEVICE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # it may not end well either
+    assert done.stdout.startswith("fatal x: "), done.stderr[-2000:]
 
 
 def test_a_refiner_runs_as_a_graph(backend: TorchBackend, tmp_path: Path) -> None:

@@ -16,8 +16,15 @@ from server.backends.torch_cuda.runners import CudaDevice, EagerRunner, GraphRun
 
 _log = logging.getLogger(__name__)
 
-# torch.AcceleratorError is a RuntimeError; Triton's compiler raises it too.
-_ERRORS = (RuntimeError, ValueError, OSError, MemoryError)
+try:
+    from triton.errors import TritonError
+except ImportError:  # on a CPU it is not needed, nor always there
+
+    class TritonError(Exception):  # type: ignore[no-redef]
+        """Never raised."""
+
+
+_ERRORS = (RuntimeError, ValueError, OSError, MemoryError, TritonError)  # torch.AcceleratorError is a RuntimeError
 
 
 @dataclass(frozen=True, slots=True)

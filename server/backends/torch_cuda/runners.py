@@ -121,9 +121,14 @@ class GraphRunner:
         self._device.wait()
         return {self._signature.output.name: pinned[:size].numpy()}
 
+    @torch.inference_mode()
     def replay(self, size: int) -> None:
-        """Run the graph that a batch of a size has run on before, on what its inputs hold; for measurements."""
+        """Run the graph that a batch of a size has run on before, on what its inputs hold, and wait for its end.
+
+        For measurements: it is the device's part of a run.
+        """
         self._graphs[bucket_of(size)].replay()
+        self._device.wait()
 
     def _capture(self, bucket: int) -> _Captured:
         buffers = self._buffers(bucket)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from triton.runtime.errors import OutOfResources
 
 from artifact import Artifact, Manifest, NewFile, TensorSpec, write_artifact
 from modeling.crm.weights import save_refiner
@@ -168,6 +169,7 @@ def test_a_gpu_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         (RuntimeError("The size of tensor a (3) must match"), BackendFault, False),
         (MemoryError(), OutOfMemoryFault, False),
         (ValueError("expected something else"), BackendFault, False),
+        (OutOfResources(300_000, 232_448, "shared memory"), BackendFault, False),
     ],
 )
 def test_errors_are_told_apart(error: Exception, kind: type[BackendFault], fatal: bool) -> None:

@@ -60,6 +60,15 @@ def test_every_row_gets_its_own_answer_whatever_ran_before() -> None:
     assert device.captured == 5
 
 
+def test_a_replay_is_a_whole_run_of_the_network() -> None:
+    network = RowSums()
+    runner = GraphRunner(network, SIGNATURE, QueuedDevice())
+    runner(batch(3))
+    before = len(network.sizes)
+    runner.replay(3)
+    assert network.sizes[before:] == [4]
+
+
 def test_smaller_batches_use_the_memory_of_the_largest() -> None:
     device = QueuedDevice()
     runner = GraphRunner(RowSums(), SIGNATURE, device)

@@ -72,6 +72,7 @@ def test_what_cannot_be_measured_here_says_why(rehearsal: dict[str, Any]) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_rehearsal_of_what_runs_in_processes_of_its_own(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     assert main(["--dry-run", "--out", str(out), "--section", "tests", "server", "train"]) == 0
@@ -142,6 +143,11 @@ def test_results_of_several_calls_are_merged(report: Report, tmp_path: Path) -> 
     both = valid(out)
     assert rows_of(both, "parts") == [{"measured": True, "name": "first"}]
     assert set(both["sections"]) == {"parts", "kernels"}
+    sha = both["machine"]["commit"]["sha"]
+    assert merge([str(out), "-o", str(out), "--commit", sha]) == 0
+    assert valid(out)["machine"]["commit"] == {"sha": sha, "dirty": False}
+    with pytest.raises(ValueError, match=f"expected results of abc, found {sha}"):
+        merge([str(out), "-o", str(out), "--commit", "abc"])
     other = json.loads((tmp_path / "second.json").read_text())
     other["machine"]["gpu"]["name"] = "another"
     (tmp_path / "second.json").write_text(json.dumps(other))
