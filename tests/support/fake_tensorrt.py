@@ -71,6 +71,8 @@ class FakeTensorrt:
         executed: Batch sizes that were executed by a call, not by launching a graph.
         flags: Of the networks that were made.
         configured: What the builder was told last.
+        on_step: Called at every step of a build.
+        logger: The first that was given.
     """
 
     cuda: FakeCuda
@@ -82,7 +84,7 @@ class FakeTensorrt:
     configured: dict[str, Any] = field(default_factory=dict)
     on_step: Any = None
     __version__: str = "10.13.2.6"
-    _logger: LoggerBase | None = None
+    logger: LoggerBase | None = None
 
     ILogger = LoggerBase
     IProgressMonitor = MonitorBase
@@ -102,9 +104,9 @@ class FakeTensorrt:
 
     def registered(self, logger: LoggerBase) -> LoggerBase:
         """The logger that is told, whatever is given now."""
-        if self._logger is None:
-            self._logger = logger
-        return self._logger
+        if self.logger is None:
+            self.logger = logger
+        return self.logger
 
     def fails(self, step: str, logger: LoggerBase) -> bool:
         """Whether a step is to fail; it then says so to the logger, as TensorRT does."""

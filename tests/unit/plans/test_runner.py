@@ -12,7 +12,7 @@ from artifact import Artifact, TensorSpec
 from plans import DeviceError, PlanError, PlanRunner
 from plans.errors import OUT_OF_MEMORY
 from tests.support.backends import tiny_alpha
-from tests.support.fake_tensorrt import plan_bytes
+from tests.support.fake_tensorrt import Severity, plan_bytes
 from tests.support.plans import PROFILE, FakePlatform, fake_platform, typed_artifact
 from tests.support.tolerance import ORT_TINY
 
@@ -164,6 +164,18 @@ def test_scratch_that_does_not_fit_is_out_of_memory_too(artifact):
     check(runner, 2, seed=1)
 
 
+def test_what_was_captured_with_less_scratch_is_forgotten_when_there_is_more(artifact):
+    gpu = fake_platform(capacity=4 * 16 * 24 * (3 + 4) + 2500)
+    runner = open_runner(gpu, artifact)
+    with pytest.raises(DeviceError):
+        check(runner, 4)
+    check_several(runner, 2)
+    gpu.cuda.capacity *= 2  # another process has gone
+    check(runner, 4)
+    check_several(runner, 2)
+    assert gpu.tensorrt.executed == [2, 4, 2]
+
+
 def test_a_plan_that_cannot_be_captured_runs_kernel_by_kernel_and_says_so_once(artifact, caplog):
     gpu = fake_platform()
     gpu.tensorrt.capturable = False
@@ -211,6 +223,19 @@ def test_what_tensorrt_says_is_in_the_error_once(artifact):
         check(runner, 3)
     gpu.tensorrt.broken.clear()
     check(runner, 2)
+
+
+def test_what_was_said_and_failed_before_is_not_the_cause(artifact):
+    gpu = fake_platform()
+    gpu.tensorrt.capturable = False
+    runner = open_runner(gpu, artifact)
+    gpu.cuda.sticky = DeviceError("inside TensorRT", 901, "operation failed due to a previous error during capture")
+    check(runner, 2)
+    assert gpu.tensorrt.logger is not None
+    gpu.tensorrt.logger.log(Severity.ERROR, "something earlier")
+    gpu.tensorrt.broken["execute"] = "Myelin failed"
+    with pytest.raises(PlanError, match=r"^a batch of 2 failed: Myelin failed$"):
+        check(runner, 2)
 
 
 def test_the_cause_of_a_failure_inside_tensorrt_is_cudas(artifact):
