@@ -117,8 +117,7 @@ class CudaRuntime:
         self._index = index
         self._done("choosing the GPU", runtime.cudaSetDevice(index))
         properties = self._done("asking for the GPU's name", runtime.cudaGetDeviceProperties(index))
-        name = properties.name
-        self._name = name.decode() if isinstance(name, bytes) else str(name)
+        self._name = _text(properties.name)
 
     @property
     def name(self) -> str:
@@ -206,7 +205,11 @@ class CudaRuntime:
         failed, text = self._runtime.cudaGetErrorString(code)
         if int(failed) != 0:
             return str(code)
-        return text.decode() if isinstance(text, bytes) else str(text)
+        return _text(text)
+
+
+def _text(found: Any) -> str:  # noqa: ANN401  bytes in some versions of the bindings
+    return str(found.decode() if isinstance(found, bytes) else found).rstrip("\0")
 
 
 def _mib(size: int) -> str:
