@@ -9,6 +9,7 @@ composition.
 from matting.refinement.guided import GuidedFilter
 from matting.refinement.options import (
     CRM_SCHEDULE,
+    EAGER,
     GUIDED,
     SINGLE_PASS,
     BandOptions,
@@ -21,6 +22,7 @@ from matting.refinement.procedure import Refinement, refine, run
 
 __all__ = [
     "CRM_SCHEDULE",
+    "EAGER",
     "GUIDED",
     "SINGLE_PASS",
     "BandOptions",

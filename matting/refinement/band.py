@@ -24,7 +24,7 @@ class Band:
     share: float
 
 
-def find_band(alpha: NDArray[np.float32], options: BandOptions) -> Band:
+def find_band(alpha: NDArray[np.float32], options: BandOptions, hidden: NDArray[np.uint8] | None = None) -> Band:
     """The band of a mask, by dilation alone: no distance is ever computed over the whole frame.
 
     What lies beyond the frame is like its border, so that a subject that is cut off there has no boundary there.
@@ -32,24 +32,27 @@ def find_band(alpha: NDArray[np.float32], options: BandOptions) -> Band:
     Args:
         alpha: (h, w) float32 in [0, 1]: the mask that the stage starts from.
         options: How wide.
+        hidden: (h, w) uint8, 0 where there is nothing to refine; None where there may be everywhere.
     """
     if options.everywhere:
         return Band(np.full(alpha.shape, FULL, np.uint8), 1.0)
     found = uncertain(alpha, options.uncertain)
     np.maximum(found, near_contour(alpha, options.contour), out=found)
     for width in range(options.dilate, options.feather - 1, -1):
-        band = _widened(found, width, options.feather)
+        band = _widened(found, width, options.feather, hidden)
         if band.share <= options.max_share:
             break
     return band
 
 
-def _widened(found: NDArray[np.uint8], width: int, feather: int) -> Band:
+def _widened(found: NDArray[np.uint8], width: int, feather: int, hidden: NDArray[np.uint8] | None) -> Band:
     weight = np.zeros_like(found)
     # Rings outwards: the innermost ones count fully, the last of them less and less.
     for index in range(feather + 1):
         level = round(FULL * (feather + 1 - index) / (feather + 1))
         np.maximum(weight, dilated(found, width - feather + index) * np.uint8(level), out=weight)
+    if hidden is not None:
+        weight[hidden == 0] = 0
     return Band(weight, float(np.count_nonzero(weight)) / weight.size)
 
 

@@ -13,6 +13,10 @@ class BandOptions:
         dilate: Both together are widened by so much, or by as much less as keeps within `max_share`.
         feather: Outer part of that width, at least, over which the finer answer fades out: a hard step would show.
         max_share: A band of more than this share of the pixels is no boundary, and is not refined.
+        soft: Where a mask's change within two pixels is this share of its change within six, or less, it has resolved
+            what is there, and nothing is refined.
+        sharp: From this share on all of a change counts. An edge of area means has 1, one over three pixels 2/3. 0
+            refines everything.
         everywhere: Refine every pixel instead, as CRM does.
     """
 
@@ -21,6 +25,8 @@ class BandOptions:
     dilate: int = 6
     feather: int = 2
     max_share: float = 0.35
+    soft: float = 0.9
+    sharp: float = 0.92
     everywhere: bool = False
 
     def __post_init__(self) -> None:
@@ -38,11 +44,14 @@ class FusionOptions:
         sigma: Deviation of the Gaussian that says what is around a pixel.
         agreement: Where the finer answer and the mask differ by so much at the rim of the band, 1/e of it is left.
         max_area_change: A stage that changes the matte's area by more than this share of it is dropped.
+        rounds: How often the refined matte's means over the pixels of the coarse mask are brought nearer to what was
+            measured there; 0 takes them as they are.
     """
 
     sigma: float = 6.0
     agreement: float = 0.4
     max_area_change: float = 0.25
+    rounds: int = 4
 
     def __post_init__(self) -> None:
         if min(self.sigma, self.agreement, self.max_area_change) <= 0:
@@ -94,7 +103,10 @@ class RefineOptions:
             raise ValueError(f"scales: expected ascending shares of which the last is 1, found {self.scales}")
 
 
-GUIDED = RefineOptions(scales=(1.0,))
+EAGER = RefineOptions(band=BandOptions(soft=0.0, sharp=0.0), fusion=FusionOptions(rounds=0))
+"""Takes the refiner's word also where the coarse mask was soft or says something else, as a network's may be wrong."""
+
+GUIDED = RefineOptions(band=EAGER.band, fusion=EAGER.fusion, scales=(1.0,))
 """For the guided filter, which looks at the mask's own resolution and at the image's, and gains nothing between."""
 
 CRM_SCHEDULE = RefineOptions(

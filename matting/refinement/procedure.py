@@ -15,17 +15,21 @@ from numpy.typing import NDArray
 from matting.refinement.band import FULL, Band, find_band
 from matting.refinement.coarse import CoarseMask
 from matting.refinement.crop import look_again
+from matting.refinement.evidence import Evidence, contradiction, find_evidence
 from matting.refinement.fusion import Change, Surroundings, believed
 from matting.refinement.options import FusionOptions, RefineOptions
 from matting.refinement.port import Answers, Question, Refined, Report, Size, StageReport, TileShape
 from matting.refinement.sampling import strip, strips, support, window
-from matting.refinement.schedule import scaled, stage_sizes
+from matting.refinement.schedule import PUBLISHED, scaled, stage_sizes
 from matting.refinement.tiles import Place, batches, cut, plan
 
 Refinement: TypeAlias = Generator[tuple[Question, ...], Answers, Refined]
 """Yields questions of one kind, at most `RefineOptions.batch`; is sent their answers in the same order."""
 
 DEFAULTS = RefineOptions()
+
+_FULLY = 0.05
+"""A pixel that was changed by this much, or more, is moved by all of what contradicts the coarse mask."""
 
 
 def refine(
@@ -50,13 +54,16 @@ def refine(
     source = CoarseMask(np.asarray(coarse, np.float32), size)
     if options.crop is not None:
         source = yield from look_again(image, source, options.crop)
+    box = source.crop.box if source.crop is not None else None
+    if not options.stages or not stage_sizes(size, source.resolution):
+        return Refined(source.at(size), Report((), box))
     state = _start(source)
+    way = _Way(shape, options, find_evidence(state.alpha, options.band))
     reports = []
-    for stage_size in _sizes(size, source.resolution, options):
-        state, report = yield from _stage(image, source, state, stage_size, _Way(shape, options))
+    for stage_size in _sizes(size, source.resolution, way):
+        state, report = yield from _stage(image, source, state, stage_size, way)
         reports.append(report)
-    alpha = state.alpha if reports else source.at(size)
-    return Refined(alpha, Report(tuple(reports), source.crop.box if source.crop is not None else None))
+    return Refined(state.alpha, Report(tuple(reports), box))
 
 
 def run(refinement: Refinement, answer: Callable[[tuple[Question, ...]], Answers]) -> Refined:
@@ -79,6 +86,7 @@ def run(refinement: Refinement, answer: Callable[[tuple[Question, ...]], Answers
 class _Way:
     shape: TileShape
     options: RefineOptions
+    evidence: Evidence
 
 
 @dataclass(slots=True)
@@ -101,18 +109,17 @@ def _start(source: CoarseMask) -> _State:
     return _State(source.at(scaled(source.image, min(1.0, seen))))
 
 
-def _sizes(image: Size, resolution: Size, options: RefineOptions) -> tuple[Size, ...]:
-    climb = stage_sizes(image, resolution) if options.stages else ()
-    if options.scales is None or not climb:
-        return climb
-    return tuple(scaled(image, scale) for scale in options.scales)
+def _sizes(image: Size, resolution: Size, way: _Way) -> tuple[Size, ...]:
+    if way.options.scales is None:
+        return stage_sizes(image, resolution, PUBLISHED if way.evidence.thresholded else 1)
+    return tuple(scaled(image, scale) for scale in way.options.scales)
 
 
 def _stage(
     image: NDArray[np.uint8], source: CoarseMask, state: _State, size: Size, way: _Way
 ) -> Generator[tuple[Question, ...], Answers, tuple[_State, StageReport]]:
     options = way.options
-    band = find_band(state.alpha, options.band)
+    band = find_band(state.alpha, options.band, _at(way.evidence.hidden, state.alpha.shape))
     places, whole = plan(size, way.shape, band.weight)
     mask, changed = _enlarged(source, state, size)
     if band.share > options.band.max_share:
@@ -124,22 +131,26 @@ def _stage(
         dropped = _judge(changes, mask, options.fusion)
     if not dropped:
         changed = _apply(changes, mask, changed)
+        if options.fusion is not None:
+            _settle(changes, mask, way.evidence, options.fusion.rounds)
     return _State(mask, changed), StageReport(size, band.share, len(places), whole, dropped)
 
 
 def _enlarged(source: CoarseMask, state: _State, size: Size) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:
-    """The mask at a stage's size: enlarged where it was changed, the direct upsampling everywhere else, to the bit."""
+    """The mask at a stage's size: the direct upsampling, to the bit, and what the stages before have changed of it."""
     mask = source.at(size)
     if state.changed is None:
         return mask, None
+    before = (state.alpha.shape[0], state.alpha.shape[1])
+    more = state.alpha - source.at(before)
     changed = np.zeros(size, np.uint8)
-    scale = state.alpha.shape[0] / size[0]
+    scale = before[0] / size[0]
     for rows in strips(size[0]):
-        if not state.changed[support(len(state.alpha), scale, rows)].any():
+        if not state.changed[support(before[0], scale, rows)].any():
             continue
-        weight = strip(state.changed, size, rows)
-        mask[rows] += weight * (strip(state.alpha, size, rows) - mask[rows])
-        np.greater(weight, 0.0, out=changed[rows].view(np.bool_))
+        mask[rows] += strip(more, size, rows)
+        np.clip(mask[rows], 0.0, 1.0, out=mask[rows])
+        np.greater(strip(state.changed, size, rows), 0.0, out=changed[rows].view(np.bool_))
     return mask, changed
 
 
@@ -151,7 +162,7 @@ def _ask(
         return [], ""
     seen = _resized(image, (mask.shape[0], mask.shape[1]))
     side = way.shape.side
-    scale = band.weight.shape[0] / mask.shape[0], band.weight.shape[1] / mask.shape[1]
+    scale, own = (_scale(plane, mask) for plane in (band.weight, way.evidence.hidden))
     changes = []
     for batch in batches(places, way.options.batch):
         answers = yield tuple(cut(seen, mask, place, side) for place in batch)
@@ -161,6 +172,7 @@ def _ask(
             values = np.clip(answer[place.inner], 0.0, 1.0).astype(np.float32, copy=False) - mask[place.cell]
             if not np.isfinite(values).all():
                 return [], "the refiner's answer is not a number"
+            values *= window(way.evidence.hidden, own, *place.cell) / np.float32(FULL)
             changes.append(Change(place.cell, values, window(band.weight, scale, *place.cell) / np.float32(FULL)))
     return changes, ""
 
@@ -196,6 +208,28 @@ def _apply(
             changed = np.zeros(mask.shape, np.uint8)
         changed[change.cell] |= touched.view(np.uint8)
     return changed
+
+
+def _settle(changes: list[Change], mask: NDArray[np.float32], evidence: Evidence, rounds: int) -> None:
+    """Move the changed pixels, in place, towards a matte whose means are those that the coarse mask has measured."""
+    scale = _scale(evidence.mask, mask)
+    for _ in range(rounds):
+        more = contradiction(evidence, mask)
+        for change in changes:
+            part = mask[change.cell]
+            part += np.minimum(np.abs(change.values) * change.weight / _FULLY, 1.0) * window(more, scale, *change.cell)
+            np.clip(part, 0.0, 1.0, out=part)
+
+
+def _scale(plane: NDArray[np.generic], frame: NDArray[np.generic]) -> tuple[float, float]:
+    """Pixels of a plane per pixel of a frame, by axis."""
+    return plane.shape[0] / frame.shape[0], plane.shape[1] / frame.shape[1]
+
+
+def _at(plane: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint8]:
+    if plane.shape == size:
+        return plane
+    return np.asarray(cv2.resize(plane, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _resized(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:

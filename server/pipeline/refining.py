@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from artifact import Manifest
 from matting.refinement import (
+    EAGER,
     GUIDED,
     Canvas,
     CropOptions,
@@ -60,6 +61,11 @@ class RefinePlan:
     options: RefineOptions
     by: Refiner | GuidedFilter
 
+    @property
+    def kind(self) -> Hashable:
+        """What takes about the same time for the same pixels."""
+        return isinstance(self.by, GuidedFilter), self.options.band
+
 
 def make_plan(
     options: SegmentOptions, size: tuple[int, int], model: Manifest, refiner: Refiner | None, in_flight: int
@@ -82,7 +88,8 @@ def make_plan(
     if refiner is None:
         chosen = replace(GUIDED, crop=crop, batch=in_flight, stages=wanted)
         return RefinePlan(chosen, GuidedFilter.for_image(size, working))
-    return RefinePlan(RefineOptions(crop=crop, batch=in_flight, stages=wanted), refiner)
+    chosen = EAGER if options.refine is Refine.ON else RefineOptions()
+    return RefinePlan(replace(chosen, crop=crop, batch=in_flight, stages=wanted), refiner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +142,7 @@ class Refinements:
         self._pool = pool
         self._metrics = metrics
         self._refiner = refiner
-        self._paces: dict[bool, _Pace] = {}  # by whether the guided filter does it
+        self._paces: dict[Hashable, _Pace] = {}  # by the plan's kind
 
     def plan(self, options: SegmentOptions, size: tuple[int, int], model: Manifest) -> RefinePlan | None:
         """How the matte of a request is refined; None where it is not."""
@@ -144,7 +151,7 @@ class Refinements:
 
     def expected_s(self, plan: RefinePlan | None, megapixels: float) -> float:
         """Seconds that refining an image of a size is expected to take; 0 without evidence, which fades."""
-        pace = self._paces.get(isinstance(plan.by, GuidedFilter)) if plan is not None else None
+        pace = self._paces.get(plan.kind) if plan is not None else None
         if pace is None:
             return 0.0
         # Or who is refused would never show that it has become faster.
@@ -183,9 +190,8 @@ class Refinements:
         return refined
 
     def _learn(self, plan: RefinePlan, megapixel_s: float) -> None:
-        is_filter = isinstance(plan.by, GuidedFilter)
-        before = self._paces[is_filter].megapixel_s if is_filter in self._paces else megapixel_s
-        self._paces[is_filter] = _Pace(before + _WEIGHT * (megapixel_s - before), self._pool.clock())
+        before = self._paces[plan.kind].megapixel_s if plan.kind in self._paces else megapixel_s
+        self._paces[plan.kind] = _Pace(before + _WEIGHT * (megapixel_s - before), self._pool.clock())
 
 
 async def drive(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from artifact import Artifact, TensorSpec
 from matting.geometry import fit, restore
-from matting.refinement import GUIDED, Canvas, GuidedFilter, Question, Tile, refine, run
+from matting.refinement import EAGER, GUIDED, Canvas, GuidedFilter, Question, RefineOptions, Tile, refine, run
 from server.backends.fake import FakeBackend, FakeOptions, fake_artifact, fake_refiner, luminance
 from server.engine import Engine, EngineLimits
 from server.engine.admission import Admission, AdmissionLimits, Surroundings
@@ -262,6 +262,8 @@ async def test_the_door_knows_how_long_refinement_takes():
         assert large == pytest.approx(2 * small)
         assert small > 0
         assert server.pipeline._refinements.expected_s(None, 1.0) == 0
+        careful = replace(plan, options=RefineOptions())
+        assert server.pipeline._refinements.expected_s(careful, 1.0) == 0, "which takes another time"
         # Nobody is ahead: it is the refinement itself that takes too long.
         clock = server.pipeline._pool.clock
         server.pipeline._refinements._learn(plan, 1e9)
@@ -315,6 +317,17 @@ def test_who_is_refined_by_what(mode, side, refiner, expected):
         found = None if plan is None else "refiner" if isinstance(plan.by, Refiner) else "filter"
         assert found == expected
         assert plan is None or (plan.options.stages and plan.options.batch == 4 and plan.options.crop is None)
+
+
+def test_who_asks_gets_all_that_the_refiner_says_and_who_does_not_what_is_certain():
+    manifest = fake_artifact(WORKING).manifest
+    asked, unasked = (
+        make_plan(SegmentOptions(refine=mode), (3000, 2000), manifest, HARMLESS, 4) for mode in (Refine.ON, Refine.AUTO)
+    )
+    assert asked is not None
+    assert unasked is not None
+    assert (asked.options.band, asked.options.fusion) == (EAGER.band, EAGER.fusion)
+    assert (unasked.options.band, unasked.options.fusion) == (RefineOptions().band, RefineOptions().fusion)
 
 
 def test_a_crop_alone_refines_nothing():

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from matting.geometry import restore
 from matting.refinement import (
     CRM_SCHEDULE,
+    EAGER,
     SINGLE_PASS,
     BandOptions,
     FusionOptions,
@@ -161,14 +162,14 @@ def test_every_stage_comes_nearer_to_the_truth() -> None:
     coarse = averaged(matted.alpha)
     errors = []
     for scales in ((1.0,), (0.5, 1.0), (0.25, 0.5, 1.0)):
-        options = RefineOptions(scales=scales)
+        options = replace(EAGER, scales=scales)
         blurred = np.asarray(cv2.GaussianBlur(coarse, (0, 0), 1.5), np.float32)
         refined = run(refine(matted.image, blurred, SHAPE, options), each(truth_crop(matted.alpha)))
         errors.append(error(refined.alpha, matted.alpha))
         assert [stage.size for stage in refined.report.stages] == [
             (round(400 * scale), round(300 * scale)) for scale in scales
         ]
-    assert errors[2] <= errors[0]
+    assert errors[2] < errors[1] < errors[0], errors
 
 
 def test_a_wide_band_is_not_refined() -> None:
@@ -198,7 +199,7 @@ def test_a_constant_offset_of_all_tiles_changes_nothing() -> None:
 def test_the_offset_of_one_tile_among_others_is_held_down_without_a_seam() -> None:
     matted = disc(400, 300)
     coarse = averaged(matted.alpha) * np.float32(0.6) + np.float32(0.2)
-    options = RefineOptions(band=BandOptions(everywhere=True, max_share=1.0), scales=(1.0,))
+    options = RefineOptions(BandOptions(everywhere=True, max_share=1.0), FusionOptions(rounds=0), scales=(1.0,))
 
     def one(tile):
         return tile.mask + np.float32(0.15 if tile.frame[0] == tile.frame[1] == 96 else 0.0)
@@ -289,9 +290,8 @@ def test_work_grows_with_the_boundary_not_with_the_image() -> None:
         ("widened", (2828, 8486), 700.0),
         ("scaled", (4000, 6000), 700.0 * 2**0.5),
     ):
-        working = (512, 1024) if name == "widened" else (512, 512)
-        y, x = np.ogrid[: working[0], : working[1]]
-        y, x = (y + 0.5) * size[0] / working[0], (x + 0.5) * size[1] / working[1]
+        y, x = np.ogrid[:512, :512]  # the network's canvas is square, so that the wide image is squashed
+        y, x = (y + 0.5) * size[0] / 512, (x + 0.5) * size[1] / 512
         coarse = np.clip((radius - np.hypot(y - size[0] / 2, x - size[0] * 0.7)) / 8 + 0.5, 0, 1).astype(np.float32)
         refined = run(refine(np.zeros((*size, 3), np.uint8), coarse, shape), each(identity))
         tiles[name] = refined.report.tiles
