@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from benchmarks import machine
 from benchmarks.refinement.answer import Method
 from benchmarks.refinement.coarse import COARSE, network_matte, reduced
 from benchmarks.refinement.figures import Row, aims, band_of, measure
-from benchmarks.refinement.methods import Refiner, methods, ours
-from benchmarks.refinement.page import contact_sheet
+from benchmarks.refinement.methods import ASKED, CHECKPOINT, Refiner, methods, ours
+from benchmarks.refinement.page import contact_sheet, save_sheet
 from benchmarks.refinement.scenes import SIZES, SceneSpec, load, specs
 from benchmarks.refinement.tables import table
 from benchmarks.results import write_result
@@ -26,13 +27,14 @@ from matting.geometry import restore
 from matting.quality import mean_boundary_accuracy, sum_absolute_difference
 from server.default_model import refiner_directory
 from tests.support.images import photographs
+from training.refiner.harmless import sharpened
 
-CHECKPOINT = Path(__file__).parents[2] / "training" / "checkpoints" / "refiner.safetensors"
 CACHE = Path(tempfile.gettempdir()) / "birefnet-refinement-scenes"
 STAGED = "perturbed"
 """The kind of coarse matte of which every stage is judged."""
 
 _REDUCED = 4
+_LARGE = 16_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +62,41 @@ def rows(plan: Plan) -> Iterator[Row]:
             coarse = COARSE[kind](scene, spec.seed)
             band = band_of(scene.alpha, (coarse.shape[0], coarse.shape[1]))
             for name, method in plan.methods.items():
+                if not counts(spec, kind, name):
+                    continue
                 started = time.process_time()
                 answer = method(scene.image, coarse)
                 seconds = time.process_time() - started
                 figures = measure(answer.alpha, scene.alpha, band)
                 size = (spec.height, spec.width)
-                row = Row(spec.name, size, spec.colours, kind, name, figures, answer.megapixels, seconds)
-                if kind == STAGED:
+                row = Row(spec.name, size, spec.colours, kind, name, figures, answer.work, seconds)
+                if kind == STAGED and spec.height * spec.width < _LARGE:
                     row.stages = [mean_boundary_accuracy(stage, scene.alpha) or 0.0 for stage in answer.stages()]
                 yield row
+
+
+def counts(spec: SceneSpec, kind: str, method: str) -> bool:
+    """Whether a method is measured: what shows nothing new is left out, as a whole run takes long."""
+    if method == ASKED:
+        return kind == "network"
+    return method != "single pass" or (kind == STAGED and spec.height * spec.width < _LARGE)
 
 
 def of_photographs(method: Method) -> list[dict[str, Any]]:
     """Do no harm: the embedded network's matte of a photograph, at the photograph's size, is taken for the truth.
 
-    It is area-averaged to a quarter of the sides, upsampled or refined, and compared with what it was, in its band.
+    So is the same matte, made sharp. They are area-averaged to a quarter of the sides, upsampled or refined, and
+    compared with what they were, in their bands.
     """
     found = []
     for name, photograph in photographs().items():
-        truth = restore(network_matte(photograph), (photograph.shape[0], photograph.shape[1]))
-        coarse = reduced(truth, _REDUCED)
-        band = band_of(truth, (coarse.shape[0], coarse.shape[1]))
-        alphas = {"upsampled": restore(coarse, truth.shape), "refined": method(photograph, coarse).alpha}
-        errors = {kind: round(sum_absolute_difference(alpha, truth, band), 5) for kind, alpha in alphas.items()}
-        found.append({"photograph": name, **errors})
+        soft = restore(network_matte(photograph), (photograph.shape[0], photograph.shape[1]))
+        for kind, truth in ((name, soft), (f"{name}, sharp", sharpened(soft))):
+            coarse = reduced(truth, _REDUCED)
+            band = band_of(truth, (coarse.shape[0], coarse.shape[1]))
+            alphas = {"upsampled": restore(coarse, truth.shape), "refined": method(photograph, coarse).alpha}
+            errors = {key: round(sum_absolute_difference(alpha, truth, band), 5) for key, alpha in alphas.items()}
+            found.append({"photograph": kind, **errors})
     return found
 
 
@@ -93,16 +106,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.table:
         print(table(json.loads(arguments.table.read_text(encoding="utf-8"))))
         return 0
-    refiner = Refiner(arguments.refiner)
+    refiner = Refiner(arguments.refiner, arguments.checkpoint)
     chosen = specs(arguments.sizes or SIZES, arguments.seeds)
     if arguments.page:
-        contact_sheet(chosen, lambda image, coarse: ours(refiner, image, coarse), arguments.cache).save(arguments.page)
+        page = contact_sheet(chosen, partial(ours, refiner), arguments.cache, arguments.crops)
+        save_sheet(page, arguments.page)
         return 0
     described = machine.describe("torch", "scikit-image")
     every = methods(refiner, arguments.checkpoint)
     every = {name: every[name] for name in arguments.methods} if arguments.methods else every
     found = _collected(rows(Plan(chosen, tuple(COARSE), every, arguments.cache)))
-    pictures = of_photographs(lambda image, coarse: ours(refiner, image, coarse))
+    pictures = of_photographs(partial(ours, refiner))
     checked = [asdict(aim) for aim in aims(found, pictures)]
     result = {
         "machine": described,
@@ -138,8 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--out", type=Path, help="where the JSON goes")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the tables of a result, and measure nothing")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write a page of crops, and measure nothing")
+    parser.add_argument("--crops", type=int, default=3, help="on the page, of each coarse matte of each scene")
     parser.add_argument("--sizes", type=_size, nargs="+", metavar="WxH", help="of the scenes; without it, all three")
-    parser.add_argument("--seeds", type=int, default=2, help="scenes of each size and colours")
+    parser.add_argument("--seeds", type=int, default=2, help="scenes of each colours; of the larger sizes one")
     parser.add_argument("--methods", nargs="+", help="of the methods, upsampled among them")
     parser.add_argument("--refiner", type=Path, default=refiner_directory(), help="artifact of the refiner")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="of the same refiner, for its own schedule")

@@ -12,12 +12,12 @@ class Answer:
 
     Attributes:
         alpha: (H, W) float32 in [0, 1].
-        megapixels: Through the refiner, halos included; of every stage.
+        work: Multiply-adds of the refiner's network in 10⁹, over all stages.
         stages: Gives the matte after every stage, at image size, the coarse one first; work that is not timed.
     """
 
     alpha: Plane
-    megapixels: float = 0.0
+    work: float = 0.0
     stages: Callable[[], Sequence[Plane]] = tuple
 
 

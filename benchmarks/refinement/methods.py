@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnxruntime
 
@@ -13,20 +12,40 @@ from benchmarks.inference import SessionSettings
 from benchmarks.refinement.answer import Answer, Method
 from benchmarks.refinement.published import published
 from benchmarks.refinement.scenes import Image, Plane
+from benchmarks.refinement.work import cost_of
 from matting.geometry import restore
-from matting.refinement import GuidedFilter, Question, Refined, Tile, TileShape, refine, run
+from matting.refinement import (
+    EAGER,
+    GUIDED,
+    GuidedFilter,
+    Question,
+    Refined,
+    RefineOptions,
+    Tile,
+    TileShape,
+    refine,
+    run,
+)
+from modeling.crm.weights import load_refiner
+
+ASKED = "refine=on"
+"""Method of the networks' mattes only: the others have nothing soft that it would treat in another way."""
+
+CHECKPOINT = Path(__file__).parents[2] / "training" / "checkpoints" / "refiner.safetensors"
+"""Of the refiner that ships."""
 
 
 class Refiner:
-    """A refiner's artifact in ONNX Runtime."""
+    """A refiner's artifact in ONNX Runtime, and what its answers cost."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, checkpoint: Path = CHECKPOINT) -> None:
         artifact = open_artifact(directory)
         manifest = artifact.manifest
         self._session = onnxruntime.InferenceSession(artifact.file("model"), SessionSettings().options())
         self.name = manifest.name
         self.sha256 = manifest.files["model"].sha256
         self.shape = TileShape(manifest.input_size[0], manifest.halo or 0)
+        self.cost = cost_of(load_refiner(checkpoint))
 
     def answer(self, questions: tuple[Question, ...]) -> Sequence[Plane]:
         """Alpha of every tile."""
@@ -46,25 +65,38 @@ def methods(refiner: Refiner, checkpoint: Path) -> Mapping[str, Method]:
         "guided filter": _guided,
         **published(checkpoint),
         "ours": partial(ours, refiner),
+        ASKED: partial(_asked, refiner),
     }
 
 
 def ours(refiner: Refiner, image: Image, coarse: Plane) -> Answer:
-    """What the server does with `refine=on`."""
-    refined = run(refine(image, coarse, refiner.shape), refiner.answer)
-    answer = _answered(refined, refiner.shape)
-    answer.stages = partial(_climb, refiner, image, coarse, refined)
-    return answer
+    """What the server does with `refine=auto`."""
+    return _refined(refiner, image, coarse, RefineOptions())
+
+
+def _asked(refiner: Refiner, image: Image, coarse: Plane) -> Answer:
+    return _refined(refiner, image, coarse, EAGER)
+
+
+def _refined(refiner: Refiner, image: Image, coarse: Plane, options: RefineOptions) -> Answer:
+    refined = run(refine(image, coarse, refiner.shape, options), refiner.answer)
+    pixels = refined.report.tiles * refiner.shape.side**2
+    work = refiner.cost.giga(pixels, pixels)
+    return Answer(refined.alpha, work, partial(_climb, refiner, image, coarse, refined))
 
 
 def _climb(refiner: Refiner, image: Image, coarse: Plane, refined: Refined) -> list[Plane]:
-    """What there would be after each stage: the image at that stage's size, refined, and upsampled."""
-    size = image.shape[0], image.shape[1]
-    found = [restore(coarse, size)]
+    """What there is after each stage: the later ones change nothing."""
+    found = [restore(coarse, (image.shape[0], image.shape[1]))]
     for stage in refined.report.stages[:-1]:
-        small = np.asarray(cv2.resize(image, stage.size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-        found.append(restore(run(refine(small, coarse, refiner.shape), refiner.answer).alpha, size))
+        answer = partial(_answer_until, refiner, stage.size[0])
+        found.append(run(refine(image, coarse, refiner.shape), answer).alpha)
     return [*found, refined.alpha]
+
+
+def _answer_until(refiner: Refiner, height: int, questions: tuple[Question, ...]) -> Sequence[Plane]:
+    tiles = list(_tiles(questions))
+    return refiner.answer(questions) if tiles[0].frame[2] <= height else [tile.mask for tile in tiles]
 
 
 def _upsampled(image: Image, coarse: Plane) -> Answer:
@@ -72,14 +104,11 @@ def _upsampled(image: Image, coarse: Plane) -> Answer:
 
 
 def _guided(image: Image, coarse: Plane) -> Answer:
-    guided = GuidedFilter()
-    refined = run(refine(image, coarse, guided.shape), lambda tiles: [guided.answer(tile) for tile in _tiles(tiles)])
-    return _answered(refined, guided.shape)
+    """What the server does where no refiner is served."""
+    guided = GuidedFilter.for_image((image.shape[0], image.shape[1]), (coarse.shape[0], coarse.shape[1]))
+    asked = refine(image, coarse, guided.shape, GUIDED)
+    return Answer(run(asked, lambda tiles: [guided.answer(tile) for tile in _tiles(tiles)]).alpha)
 
 
 def _tiles(questions: tuple[Question, ...]) -> Iterator[Tile]:
     return (question for question in questions if isinstance(question, Tile))
-
-
-def _answered(refined: Refined, shape: TileShape) -> Answer:
-    return Answer(refined.alpha, refined.report.tiles * shape.side**2 / 1e6)

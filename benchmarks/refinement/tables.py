@@ -9,7 +9,7 @@ from benchmarks.results import markdown
 
 Found = Mapping[str, Any]
 
-HEAD = ("coarse matte", "colours", "method", "IoU", "mBA", "SAD in the band", "gradient", "megapixels", "CPU, s")
+HEAD = ("coarse matte", "colours", "method", "IoU", "mBA", "SAD in the band", "gradient", "work", "CPU, s")
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -36,7 +36,10 @@ def _means(rows: Sequence[Found]) -> list[list[str]]:
 
 
 def _order(coarse: str, colours: str, method: str) -> tuple[int, str, int]:
-    kinds, methods = ("area", "network", "perturbed"), ("upsampled", "guided filter", "single pass", "full", "ours")
+    kinds, methods = (
+        ("area", "network", "perturbed"),
+        ("upsampled", "guided filter", "single pass", "full", "ours", "refine=on"),
+    )
     return kinds.index(coarse), colours, methods.index(method)
 
 
@@ -49,7 +52,7 @@ def _cells(group: Sequence[Found]) -> list[str]:
         f"{mean('mba'):.4f}",
         f"{mean('band_sad'):.2f}",
         f"{mean('gradient'):.2f}",
-        f"{mean('megapixels'):.1f}",
+        f"{mean('work'):.0f}",
         f"{mean('seconds'):.1f}",
     ]
 
