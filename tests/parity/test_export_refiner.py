@@ -21,7 +21,7 @@ from server.backends.ort import OrtBackend, OrtOptions
 from server.backends.torch_cuda import TorchBackend, TorchOptions
 from tests.support.crm import SMALL, THIN_RESNET50, picture, seeded_refiner, small_refiner, soft_mask
 from tests.support.tolerance import BATCH_ALPHA, EXPORT_ALPHA
-from training.refiner.harmless import Harm, default_artifacts, measure_harm, record_harm
+from training.refiner.harmless import PHOTOGRAPHS, Harm, default_artifacts, measure_harm, record_harm
 
 TILE = 96
 
@@ -155,14 +155,17 @@ def test_harm_on_photographs_is_counted_and_recorded(exported: Artifact, tmp_pat
     """The manifest says how many became worse, beside everything else in it."""
     copy = tmp_path / "copy"
     shutil.copytree(exported.directory, copy)
-    found = measure_harm(open_artifact(default_artifacts()[0]), open_artifact(copy))
-    assert len(found) == 4
+    names = PHOTOGRAPHS[-1:]
+    found = measure_harm(open_artifact(default_artifacts()[0]), open_artifact(copy), names)
+    assert [each.name for each in found] == ["rocket", "rocket, sharp"]
     assert all(each.upsampled > 0 for each in found)
-    assert any(each.tiles for each in found)
-    record_harm(open_artifact(copy), [*found, Harm("made up", 0.1, 0.2, 1), Harm("too", 0.2, 0.2, 1)], "here")
+    refined = sum(each.tiles > 0 for each in found)
+    assert found[1].tiles > 0, "what is sharp is refined"
+    made_up = [Harm("worse", 0.1, 0.2, 1), Harm("as before", 0.2, 0.2, 1), Harm("not refined", 0.2, 0.2, 0)]
+    record_harm(open_artifact(copy), [*found, *made_up], "here")
     manifest = open_artifact(copy).manifest
     worse = 1 + sum(each.refined > each.upsampled for each in found)
-    assert manifest.extra["no_harm"] == {"images": 6, "worse": worse, "command": "here"}
+    assert manifest.extra["no_harm"] == {"images": refined + 2, "worse": worse, "command": "here"}
     assert manifest.parity == exported.manifest.parity
 
 

@@ -27,11 +27,11 @@ class CoarseMix:
             softness is to be kept even where the image has a sharp edge. Half of them are averaged then.
     """
 
-    averaged: float = 0.4
-    bent: float = 0.25
-    perturbed: float = 0.2
-    binary: float = 0.05
-    soft: float = 0.25
+    averaged: float = 0.35
+    bent: float = 0.15
+    perturbed: float = 0.35
+    binary: float = 0.1
+    soft: float = 0.05
 
 
 def averaged(rng: Rng, truth: Plane, factor: float) -> Plane:
@@ -94,7 +94,7 @@ def _perturbed(rng: Rng, truth: Plane) -> Plane:
         mask = np.where(wrong == binary, small, wrong).astype(np.float32)
     else:
         mask = wrong.astype(np.float32)
-    if rng.uniform() < 0.7:
+    if rng.uniform() < 0.4:
         mask = _blurred(mask, float(rng.uniform(0.3, 1.2)))
     return upsampled(mask, size)
 

@@ -37,9 +37,9 @@ class RefinerConfig:
     scaled: float = 0.15
     points: int = 8192
     scene_size: int = 768
-    scene_windows: int = 16
+    scene_windows: int = 64
     closeups: float = 0.6
-    closeup_windows: int = 3
+    closeup_windows: int = 8
     boundary_width: int = 0
     learning_rate: float = 2e-3
     weight_decay: float = 0.01

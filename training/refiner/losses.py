@@ -27,7 +27,7 @@ class RefinerWeights:
     absolute: float = 2.0
     square: float = 0.5
     gradient: float = 1.0
-    harm: float = 2.0
+    harm: float = 1.0
 
 
 CRM_WEIGHTS = RefinerWeights(1.0, 0.5, 0.5, 2.0, 0.0)
