@@ -1,13 +1,14 @@
-# One file, five targets: cpu (the default of `docker build`), gpu, export, dev, and wheel, which they share.
+# One file, six targets: cpu (the default of `docker build`), gpu, tensorrt, export, dev, and wheel, which they share.
 #
 #   docker build --target cpu -t birefnet-server:cpu .
 #
 # No Docker engine runs where this is developed: hadolint and checkov pass, and docker/replay.py runs the steps of the cpu
 # target in folders.
 
-# An exact tag. `make image-digests` prints how to build with its digest, where Docker Hub can be reached.
-# checkov:skip=CKV_DOCKER_7: the tag is exact; checkov does not look into an ARG
+# Exact tags. `make image-digests` prints how to build with their digests, where the registries can be reached.
+# checkov:skip=CKV_DOCKER_7: the tags are exact; checkov does not look into an ARG
 ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
+ARG TENSORRT_IMAGE=nvcr.io/nvidia/tensorrt:25.10-py3
 
 FROM ${PYTHON_IMAGE} AS wheel
 WORKDIR /src
@@ -68,6 +69,31 @@ ENV LD_LIBRARY_PATH=/opt/venv/lib/python3.11/site-packages/nvidia/cudnn/lib:/opt
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     BIREFNET_DEVICE=cuda
+
+# TensorRT is NVIDIA's to hand out: their image has it, with a Python of its own. The rest is as in `runtime`.
+FROM ${TENSORRT_IMAGE} AS tensorrt
+COPY docker/tensorrt.lock /locks/
+RUN groupadd --gid 10001 birefnet && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp birefnet \
+    && python3 -m venv --system-site-packages /opt/venv \
+    && /opt/venv/bin/pip install --quiet --no-cache-dir --require-hashes --requirement /locks/tensorrt.lock
+COPY --from=wheel /wheels /wheels
+RUN /opt/venv/bin/pip install --quiet --no-cache-dir --no-deps --no-index --find-links /wheels birefnet-server
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    BIREFNET_HOST=0.0.0.0 \
+    BIREFNET_DRAIN_DELAY_S=10 \
+    BIREFNET_BACKEND=trt
+LABEL org.opencontainers.image.title="birefnet-server" \
+      org.opencontainers.image.description="Background removal server for BiRefNet, on TensorRT: REST and gRPC" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="0.1.0"
+USER 10001:10001
+EXPOSE 8000 8001
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+ENTRYPOINT ["birefnet-server"]
+CMD ["serve"]
 
 FROM runtime AS export
 COPY --from=export-packages /opt/venv /opt/venv

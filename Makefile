@@ -74,9 +74,10 @@ check-k8s: $(VENV)/.installed-serve build/checks/.installed ## Every validator o
 .PHONY: lock
 lock: $(VENV)/bin/python ## Write the lock files of the images anew
 	@$(PIP) 'uv>=0.9,<1'
-	$(BIN)/uv pip compile pyproject.toml --extra otel $(LOCKED) -o docker/cpu.lock
-	$(BIN)/uv pip compile docker/gpu.in $(LOCKED) -o docker/gpu.lock
-LOCKED := --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock' -q
+	$(BIN)/uv pip compile pyproject.toml --extra otel $(LOCKED) --python-version 3.11 -o docker/cpu.lock
+	$(BIN)/uv pip compile docker/gpu.in $(LOCKED) --python-version 3.11 -o docker/gpu.lock
+	$(BIN)/uv pip compile pyproject.toml --extra otel --extra tensorrt $(LOCKED) --python-version 3.12 -o docker/tensorrt.lock
+LOCKED := --generate-hashes --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock' -q
 
 .PHONY: replay-image
 replay-image: ## Replay the steps of TARGET (cpu) of the Dockerfile without Docker, start it, and say what it weighs

@@ -90,18 +90,19 @@ def _ask(url: str, headers: Mapping[str, str], method: str) -> tuple[HTTPMessage
 
 def main() -> int:
     """Print what can be resolved; 1 if something cannot."""
-    (base,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M)
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    bases = {text: name for name, text in re.findall(r"^ARG (\w+_IMAGE)=(\S+)$", dockerfile, re.M)}
     compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     others = [name for name in re.findall(r"^\s+image: (\S+)$", compose, re.M) if not name.startswith("birefnet-")]
     failed = 0
-    for text in (base, *others):
+    for text in (*bases, *others):
         try:
             pinned = f"{text}@{resolve(parse_image(text))}"
         except OSError as error:
             print(f"{text}: its registry gives no digest: {error}", file=sys.stderr)
             failed = 1
         else:
-            print(f"docker build --build-arg PYTHON_IMAGE={pinned} ." if text == base else f"image: {pinned}")
+            print(f"docker build --build-arg {bases[text]}={pinned} ." if text in bases else f"image: {pinned}")
     return failed
 
 

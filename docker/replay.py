@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     stages = parse(text)
     parser = argparse.ArgumentParser(prog="python docker/replay.py", description=__doc__)
-    parser.add_argument("target", choices=list(stages))
+    parser.add_argument("target", choices=[name for name in stages if is_replayable(stages, name)])
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the folders here")
     arguments = parser.parse_args(argv)
     check_interpreter(text)
@@ -224,6 +224,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.keep is None:
             shutil.rmtree(scratch, ignore_errors=True)
     return 0
+
+
+def is_replayable(stages: dict[str, Stage], target: str) -> bool:
+    """Whether a target is made from the image of Python, which a virtual environment can stand for."""
+    base = stages[target].base
+    return is_replayable(stages, base) if base in stages else base == "${PYTHON_IMAGE}"
 
 
 def serves(stages: dict[str, Stage], target: str) -> bool:

@@ -49,9 +49,16 @@ def test_the_gpu_image_has_the_same_with_another_runtime():
     assert not names & {"onnxruntime", "torch"}, "both runtimes fill one folder"
 
 
+def test_the_tensorrt_image_has_what_talks_to_the_gpu_beside_the_same():
+    wanted = (*PROJECT["dependencies"], *TRACES, *PROJECT["optional-dependencies"]["tensorrt"])
+    names = set(locked("tensorrt.lock"))
+    assert {name_of(requirement) for requirement in wanted} <= names
+    assert not names & {"torch", "onnx", "tensorrt"}, "NVIDIA's image has TensorRT"
+
+
 def test_the_targets_are_there_and_the_last_is_the_default():
     targets = re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.M)
-    assert {"cpu", "gpu", "export", "dev"} <= set(targets)
+    assert {"cpu", "gpu", "tensorrt", "export", "dev"} <= set(targets)
     assert targets[-1] == "cpu"
 
 
@@ -66,8 +73,8 @@ def test_everything_that_is_installed_is_copied():
 
 
 def test_labels_and_tags_have_the_version_of_the_package():
-    assert f'image.version="{PROJECT["version"]}"' in DOCKERFILE
-    for path in ("k8s/base", "k8s/components/gpu", "k8s/overlays/kserve"):
+    assert set(re.findall(r'image\.version="([^"]*)"', DOCKERFILE)) == {PROJECT["version"]}
+    for path in ("k8s/base", "k8s/components/gpu", "k8s/components/tensorrt", "k8s/overlays/kserve"):
         for image in yaml.safe_load((ROOT / path / "kustomization.yaml").read_text())["images"]:
             assert image["newTag"].startswith(f"{PROJECT['version']}-"), path
 

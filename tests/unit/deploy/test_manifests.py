@@ -87,7 +87,7 @@ def names_in(expression: str) -> set[str]:
 
 
 def test_there_are_the_overlays_that_the_documentation_names():
-    assert OVERLAYS == ["cpu", "gpu", "hpa", "keda", "keda-zero", "kserve", "monitoring"]
+    assert OVERLAYS == ["cpu", "gpu", "hpa", "keda", "keda-zero", "kserve", "monitoring", "tensorrt"]
 
 
 @needs_kubectl
@@ -161,6 +161,34 @@ class TestOverlay:
         text = yaml.safe_dump_all(rendered(overlay))
         for skip in re.findall(r"checkov\.io/skip\d+: *(.*)", text):
             assert re.fullmatch(r"'?CKV2?_K8S_\d+=.{20,}", skip), skip
+
+
+@needs_kubectl
+def test_the_artifact_is_made_before_its_plan_and_both_before_the_server():
+    objects = rendered("tensorrt")
+    spec = only(objects, "Deployment")["spec"]["template"]["spec"]
+    prepare, plan = spec["initContainers"]
+    (server,) = spec["containers"]
+    scripts = {e["metadata"]["name"]: e["data"] for e in objects if e["kind"] == "ConfigMap"}
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "prepare"]
+    assert {Path(c["command"][1]).name for c in (prepare, plan)} == set(scripts[volume["configMap"]["name"]])
+    assert {"name": "PRECISIONS", "value": "fp16-tensorrt"} in prepare["env"], "what plans are built from"
+    assert plan["image"] == server["image"], "a plan is read by the TensorRT that built it"
+    assert plan["resources"]["limits"]["nvidia.com/gpu"] == server["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    (settings,) = [settings_of(environment) for _, _, environment in pods(objects)]
+    assert (settings.backend, settings.refiner, settings.build_plans) == ("trt", "none", False)
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_one_image_can_be_named_without_naming_another(overlay):
+    """`kustomize edit set image NAME=...` goes by the name alone."""
+    tags: dict[str, set[str]] = {}
+    for image in re.findall(r"image: (\S+)", yaml.safe_dump_all(rendered(overlay))):
+        name, _, tag = image.rpartition(":")
+        tags.setdefault(name, set()).add(tag)
+    assert tags
+    assert all(len(found) == 1 for found in tags.values()), tags
 
 
 def test_what_is_advised_is_what_the_fleet_is_tested_with():

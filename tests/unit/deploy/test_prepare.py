@@ -12,6 +12,7 @@ from artifact import open_artifact
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "k8s" / "components" / "gpu" / "prepare.sh"
+PLAN_SCRIPT = ROOT / "k8s" / "components" / "tensorrt" / "plan.sh"
 CHECKPOINT = ROOT / "training" / "checkpoints" / "compact.safetensors"
 STUB = """#!/bin/sh
 # Stands for birefnet-export, which takes minutes: the artifact of a source that is no file is not made.
@@ -33,10 +34,14 @@ class Pods:
         run = f'#!/bin/sh\nexec "{sys.executable}"'  # a link would be another interpreter than that of its environment
         scripts = {"python": f'{run} "$@"\n', "birefnet-export": export or f'{run} -m model_export "$@"\n'}
         for name, text in scripts.items():
-            (folder / "bin" / name).write_text(text)
-            (folder / "bin" / name).chmod(0o755)
+            self.install(name, text)
 
-    def start(self, name: str, source: str) -> "subprocess.Popen[str]":
+    def install(self, name: str, text: str) -> None:
+        path = self.folder / "bin" / name
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def start(self, name: str, source: str, script: Path = SCRIPT, **more: str) -> "subprocess.Popen[str]":
         environment = {
             **os.environ,
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
@@ -45,13 +50,14 @@ class Pods:
             "CACHE": str(self.cache),
             "LINK": str(self.folder / name),
             "COUNT": str(self.folder / "count"),
+            **more,
         }
         return subprocess.Popen(
-            ["sh", str(SCRIPT)], env=environment, cwd=self.folder, stdout=subprocess.PIPE, text=True
+            ["sh", str(script)], env=environment, cwd=self.folder, stdout=subprocess.PIPE, text=True
         )
 
-    def run(self, name: str, source: str) -> int:
-        process = self.start(name, source)
+    def run(self, name: str, source: str, **more: str) -> int:
+        process = self.start(name, source, SCRIPT, **more)
         process.communicate(timeout=250)
         return process.returncode
 
@@ -102,6 +108,46 @@ def test_what_a_killed_pod_left_is_no_hindrance(pods: Pods):
     target.rename(pods.cache / f".making-{target.name}")
     assert pods.run("pod", "owner/name@1") == 0
     assert {path.name for path in pods.cache.iterdir()} == {target.name, f"{target.name}.lock"}
+
+
+def test_other_precisions_are_another_artifact(pods: Pods):
+    assert pods.run("pod", "owner/name@1") == 0
+    assert pods.run("pod", "owner/name@1", PRECISIONS="fp16 fp16-tensorrt") == 0
+    assert [line.partition(" --precision")[2] for line in pods.exports] == ["", " fp16 fp16-tensorrt"]
+    assert len([path for path in pods.cache.iterdir() if path.is_dir()]) == 2
+
+
+def test_a_plan_is_built_where_there_is_none_and_by_one_pod_at_a_time(pods: Pods):
+    """Without TensorRT nothing can be found, so every pod comes to the build, which here says whether it is alone."""
+    assert pods.run("pod", "owner/name@1") == 0
+    busy = pods.folder / "busy"
+    pods.install("birefnet-export", f'#!/bin/sh\nmkdir "{busy}" || exit 9\necho "$@" >> "$COUNT"\nrmdir "{busy}"\n')
+    started = [pods.start("pod", "", PLAN_SCRIPT) for _ in range(3)]
+    for process in started:
+        process.communicate(timeout=100)
+    assert [process.returncode for process in started] == [0] * 3
+    assert pods.exports[1:] == [f"tensorrt {(pods.folder / 'pod').resolve()}"] * 3
+
+
+def test_a_plan_that_is_there_is_not_built_again(pods: Pods):
+    assert pods.run("pod", "owner/name@1") == 0
+    modules = pods.folder / "modules"  # in the place of a GPU
+    modules.mkdir()
+    (modules / "plans.py").write_text(
+        "from types import SimpleNamespace\n"
+        "class PlanError(Exception): pass\n"
+        "def open_platform(): return SimpleNamespace(version='10.1', cuda=SimpleNamespace(name='NVIDIA H200'))\n"
+    )
+    (modules / "artifact.py").write_text(
+        "class ArtifactError(Exception): pass\n"
+        "def open_artifact(directory): return directory\n"
+        "def find_plan(*found): return ' '.join(found)\n"
+    )
+    process = pods.start("pod", "", PLAN_SCRIPT, PYTHONPATH=str(modules))
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0
+    assert said == f"plan: {(pods.folder / 'pod').resolve()} NVIDIA H200 10.1\n"
+    assert len(pods.exports) == 1
 
 
 @pytest.mark.slow

@@ -82,7 +82,8 @@ def test_it_knows_every_instruction_and_place_of_the_dockerfile():
     runs = " ".join(text for instruction, text in lines if instruction in ("RUN", "WORKDIR", "ENV"))
     places = set(re.findall(r"(?:^|[\s=:])(/\w+)", runs))
     assert places <= set(replay.PLACES), "a path that would be this machine's"
-    assert [name for name in stages if replay.serves(stages, name)] == ["runtime", "gpu", "cpu"]
+    assert [name for name in stages if replay.serves(stages, name)] == ["runtime", "gpu", "tensorrt", "cpu"]
+    assert [name for name in stages if not replay.is_replayable(stages, name)] == ["tensorrt"]
 
 
 def test_what_weighs(tmp_path: Path):
