@@ -23,6 +23,7 @@ from training.data.sets import SETS
 from training.data.stream import Source
 from training.data.subjects import FAMILIES
 from training.evaluate import evaluate
+from training.instances.commands import add_instances
 from training.lean import LeanBiRefNet
 from training.loop import source_of
 from training.losses import FINE_TUNING, PRESETS, LossWeights
@@ -103,7 +104,7 @@ def _configured(options: argparse.Namespace) -> TrainingConfig:
         loss=replace(PRESETS[options.loss], **parse_weights(options.weights)),
         fine_tuning=replace(FINE_TUNING[options.loss], begins=options.fine_tune_from),
         gradient_dilation=options.gradient_dilation,
-        data_folder=str(options.data or ""),
+        data_folder=str(options.data.absolute()) if options.data else "",
         augmentation=parse_augmentation(options.augment),
         inverse_form=InverseFormOptions(options.inverse_form, distance=options.inverse_distance),
         bfloat16=options.bf16,
@@ -117,13 +118,15 @@ def _budget(options: argparse.Namespace) -> Budget:
 
 
 def _changed(config: TrainingConfig, options: argparse.Namespace) -> TrainingConfig:
-    """A resumed run's configuration with what its command line names anew: phases, peak rate, budget."""
+    """A resumed run's configuration with what its command line names anew: phases, peak rate, budget, folder."""
     if options.phases:
         config = replace(config, phases=parse_phases(options.phases))
     if options.rate:
         config = replace(config, learning_rate=options.rate)
     if options.steps or options.hours:
         config = replace(config, budget=_budget(options))
+    if options.data:
+        config = replace(config, data_folder=str(options.data.absolute()))
     return config
 
 
@@ -257,7 +260,7 @@ def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     train.add_argument("--workers", type=int, default=0, help="data processes of each process; 0: makes its own")
     train.add_argument("--preview-every", type=float, default=600.0, help="seconds between preview sheets")
     train.add_argument(
-        "--resume", action="store_true", help="continue the run in --out; phases, rate, budget may change"
+        "--resume", action="store_true", help="continue the run in --out; phases, rate, budget, folder may change"
     )
     train.add_argument("--init", type=Path, help="weights file to begin from, such as an earlier run's")
     train.add_argument("--out", type=Path, required=True)
@@ -284,6 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     add_refiner(commands)
     add_inverse_form(commands)
+    add_instances(commands)
 
     show = commands.add_parser("preview", help="contact sheet of photographs and held-out images")
     show.add_argument("checkpoint", type=Path)

@@ -3,10 +3,13 @@
 from modeling.refine_mask.composition import boundary, compose
 from modeling.refine_mask.network import RefineMaskConfig, RefineMaskHead, SemanticFusion, SemanticHead
 from modeling.refine_mask.regions import crop_regions
+from modeling.refine_mask.segmenter import BoxSegmenter, SegmenterConfig
 
 __all__ = [
+    "BoxSegmenter",
     "RefineMaskConfig",
     "RefineMaskHead",
+    "SegmenterConfig",
     "SemanticFusion",
     "SemanticHead",
     "boundary",

@@ -126,7 +126,9 @@ def _size(path: Path) -> tuple[int, int]:
     """Width and height as shown, from the header alone."""
     with _opened(path) as picture:
         width, height = picture.size
-        turned = picture.getexif().get(_ORIENTATION, 1) >= 5  # 5 to 8 are turned by a quarter
+        # Asked for what it has not, Pillow reads a whole PNG in search of it.
+        told = "exif" in picture.info or picture.format == "TIFF"
+        turned = told and picture.getexif().get(_ORIENTATION, 1) >= 5  # 5 to 8 are turned by a quarter
     return (height, width) if turned else (width, height)
 
 

@@ -20,6 +20,7 @@ from training.__main__ import parse_weights
 from training.config import TrainingConfig
 from training.losses import FINE_TUNING, PRESETS, FineTuning, LossWeights
 from training.objective import step_loss
+from training.refiner.losses import CRM_WEIGHTS, RefinerWeights, refiner_loss
 
 
 def disc(shift=0.0, size=48, radius=12.0):
@@ -36,6 +37,12 @@ LOSSES = {
     "structure": lambda alpha, truth: losses.structure(logits_of(alpha), truth),
     "contour": losses.contour,
     "contour, weakly": lambda alpha, truth: losses.contour(alpha, truth, 1.0),
+    "CRM": lambda alpha, truth: refiner_loss(logits_of(alpha)[:, 0], truth[:, 0], truth[:, 0], CRM_WEIGHTS),
+    "refiner": lambda alpha, truth: refiner_loss(logits_of(alpha)[:, 0], truth[:, 0], truth[:, 0], RefinerWeights()),
+    "gradient supervision": lambda alpha, truth: (
+        losses.gradient_supervision([logits_of(alpha)], [truth])
+        - losses.gradient_supervision([logits_of(truth)], [truth])
+    ),
 }
 
 
@@ -100,6 +107,13 @@ def test_gradient_supervision_and_classification_have_exact_gradients():
     assert torch.autograd.gradcheck(
         lambda x: losses.gradient_supervision([x], [truth]), (alpha,), eps=1e-2, atol=1e-3, rtol=1e-2
     )
+
+
+@pytest.mark.parametrize("weights", [CRM_WEIGHTS, RefinerWeights()])
+def test_the_refiners_gradients_are_those_of_finite_differences(weights):
+    alpha, truth = random_pair()
+    mask = truth.flip(2)[:, 0]
+    assert torch.autograd.gradcheck(lambda x: refiner_loss(x[:, 0], mask, truth[:, 0], weights), (alpha,))
 
 
 def test_ssim_is_scikit_images():

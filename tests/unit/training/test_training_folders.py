@@ -278,6 +278,11 @@ def test_the_command_trains_and_evaluates_on_a_folder(tmp_path, monkeypatch, cap
     assert (tmp_path / "report" / "evaluation.csv").read_text().count("\n") == 4
     with pytest.raises(SystemExit, match="expected some of flip, enhance"):
         main(["train", "--data", str(data), "--augment", "flip,other", "--steps", "1", "--out", str(tmp_path / "b")])
+    moved = data.rename(tmp_path / "moved")
+    with pytest.raises(SystemExit, match="is not a folder"):
+        main(["train", "--resume", "--steps", "3", "--out", str(out)])
+    main(["train", "--resume", "--data", str(moved), "--steps", "3", "--out", str(out)])
+    assert read_header(out / "last.safetensors")[0].data_folder == str(moved)
     with pytest.raises(SystemExit, match="is not a folder"):
         main(["train", "--data", str(tmp_path / "none"), "--steps", "1", "--out", str(tmp_path / "c")])
 
