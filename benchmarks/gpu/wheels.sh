@@ -5,13 +5,16 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 packages=(
-  'annotated-types' 'fastapi>=0.115,<1' 'grpcio>=1.85.1,<2' 'grpcio-health-checking>=1.85,<2' 'grpcio-reflection>=1.85,<2'
-  'httptools>=0.6,<1' 'kornia' 'kornia-rs' 'prometheus-client>=0.21,<1' 'protobuf>=7.35.1,<8' 'pytest-asyncio>=0.25,<2'
-  'python-multipart>=0.0.18,<1' 'starlette' 'typing-inspection' 'uvicorn>=0.34,<0.60' 'uvloop>=0.21,<1'
+  'annotated-types' 'fastapi>=0.115,<1' 'grpcio>=1.85.1,<2' 'grpcio-health-checking>=1.85,<2'
+  'grpcio-reflection>=1.85,<2' 'httptools>=0.6,<1' 'kornia' 'kornia-rs' 'opentelemetry-api'
+  'prometheus-client>=0.21,<1' 'protobuf>=7.35.1,<8' 'pytest-asyncio>=0.25,<2' 'python-multipart>=0.0.18,<1'
+  'starlette' 'typing-extensions>=4.16' 'typing-inspection' 'uvicorn>=0.34,<0.60' 'uvloop>=0.21,<1'
 )
 mkdir -p .whl
 platforms=()
-for tag in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1; do platforms+=(--platform "${tag}_x86_64"); done
+for tag in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1; do
+  platforms+=(--platform "${tag}_x86_64")
+done
 download() {
   ${PYTHON:-python3} -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
     "${platforms[@]}" -d .whl "$@"

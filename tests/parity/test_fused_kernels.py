@@ -38,11 +38,11 @@ def test_every_geometry_is_the_references(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kernel", [1, 3, 7])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_ragged_maps_and_half_precision(kernel: int, dtype: torch.dtype) -> None:
-    """13 x 11 x 2 pixels and 24 channels are multiples of no block."""
-    case = {"kernel": (kernel, kernel), "padding": (kernel // 2, kernel // 2), "size": (13, 11)}
+    """7 x 5 x 2 pixels, 24 channels and 40 outputs are multiples of no block."""
+    case = {"kernel": (kernel, kernel), "padding": (kernel // 2, kernel // 2), "size": (7, 5)}
     generator = torch.Generator().manual_seed(kernel)
     _, offset, mask, _, _ = operands(**case, dtype=torch.float32)
-    x = torch.randn(2, 24, 13, 11, generator=generator)
+    x = torch.randn(2, 24, 7, 5, generator=generator)
     weight = torch.randn(40, 24, kernel, kernel, generator=generator) / (24 * kernel * kernel) ** 0.5
     bias = torch.randn(40, generator=generator)
     # The reference sees what the kernel sees: rounded inputs, coordinates in fp32.
@@ -141,19 +141,28 @@ def attention(window: int, heads: int, head_channels: int, *, shifted: bool) -> 
         pytest.param(4, 2, 8, (8, 12), id="whole windows"),
         pytest.param(4, 1, 4, (7, 9), id="padded"),
         pytest.param(4, 2, 16, (4, 4), id="one window"),
-        pytest.param(7, 2, 32, (10, 15), id="Swin-T"),
-        pytest.param(12, 2, 32, (14, 25), id="Swin-L"),
+        pytest.param(7, 2, 32, (8, 13), id="Swin-T"),
+        pytest.param(12, 1, 32, (13, 14), id="Swin-L"),
     ],
 )
 def test_window_attention(window: int, heads: int, head_channels: int, size: tuple[int, int], shifted: bool) -> None:
     module = attention(window, heads, head_channels, shifted=shifted)
-    x = torch.randn(2, *size, heads * head_channels, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(1, *size, heads * head_channels, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         found = FusedWindowAttention(module, torch.float32, Launches()).to(DEVICE)(x.to(DEVICE)).cpu()
         torch.testing.assert_close(found, module(x), rtol=0, atol=FUSED_FP32)
         half = FusedWindowAttention(module, torch.float16, Launches()).to(DEVICE)(x.to(DEVICE, torch.float16)).cpu()
     assert half.dtype == torch.float16
     assert (half.float() - found).abs().max() < FUSED_FP16 * found.abs().max()
+
+
+def test_windows_of_one_image_do_not_see_another() -> None:
+    module = attention(4, 2, 8, shifted=True)
+    x = torch.randn(2, 7, 9, 16, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        fused_module = FusedWindowAttention(module, torch.float32, Launches()).to(DEVICE)
+        together = fused_module(x.to(DEVICE)).cpu()
+        torch.testing.assert_close(together, module(x), rtol=0, atol=FUSED_FP32)
 
 
 @pytest.mark.parametrize("launch", [(16, 16), (32, 64), (128, 16), (256, 256)], ids=str)

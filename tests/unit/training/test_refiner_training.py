@@ -58,6 +58,16 @@ def test_harm_counts_only_what_became_worse():
     assert harm(torch.tensor([[0.4, 0.9]]), mask, truth).item() == pytest.approx(0.1)
 
 
+def test_a_batch_moves_to_a_device_whole():
+    for step in range(8):
+        batch = make_batch(TINY, step)
+        assert batch.to(torch.device("cpu")) is batch
+        moved = vars(batch.to(torch.device("meta")))
+        for name, value in vars(batch).items():
+            assert (value is None) == (moved[name] is None)
+            assert value is None or (moved[name].device.type, moved[name].shape) == ("meta", value.shape)
+
+
 def test_batches_do_not_depend_on_how_they_are_made():
     first, again = (make_batch(TINY, 4) for _ in range(2))
     streamed = next(refiner_batches(TINY, 4, 0))
