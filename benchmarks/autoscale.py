@@ -119,11 +119,16 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         label + (f", {row['variant']}" if row["variant"] else ""),
         f"{100 * row['refused_share']:.2f}",
         str(row["unserved"]),
-        f"{row['p50_s']:.2f}",
-        f"{row['p99_s']:.2f}",
+        _seconds(row["p50_s"]),
+        _seconds(row["p99_s"]),
         f"{row['pod_hours']:.1f}",
         str(row["most_pods"]),
     ]
+
+
+def _seconds(value: float | None) -> str:
+    """Of a quantile; a dash where nobody was answered."""
+    return "–" if value is None else f"{value:.2f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
