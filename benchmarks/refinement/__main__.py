@@ -77,9 +77,12 @@ def rows(plan: Plan) -> Iterator[Row]:
 
 def counts(spec: SceneSpec, kind: str, method: str) -> bool:
     """Whether a method is measured: what shows nothing new is left out, as a whole run takes long."""
-    if method == ASKED:
-        return kind == "network"
-    return method != "single pass" or (kind == STAGED and spec.height * spec.width < _LARGE)
+    large = spec.height * spec.width >= _LARGE
+    if method == "single pass":
+        return kind == STAGED and not large
+    if kind == "network":
+        return not large or method not in ("full", ASKED)
+    return method != ASKED
 
 
 def of_photographs(method: Method) -> list[dict[str, Any]]:

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 
 from benchmarks.refinement import scenes
+from benchmarks.refinement.__main__ import counts
 from benchmarks.refinement.coarse import COARSE, reduced
 from benchmarks.refinement.figures import Figures, Row, aims, band_of, measure
-from benchmarks.refinement.methods import Refiner, ours
+from benchmarks.refinement.methods import ASKED, Refiner, ours
 from benchmarks.refinement.scenes import SceneSpec, draw, load, specs
 from benchmarks.refinement.tables import table
+from benchmarks.refinement.work import cost_of
 from matting.geometry import restore
 from matting.quality import mean_boundary_accuracy
+from modeling.crm.config import COMPACT
+from modeling.crm.network import CRM
 from server.default_model import refiner_directory
 from tests.support.tolerance import PIXEL_COVERAGE, REFINED_BAND_SAD
 
@@ -174,6 +178,28 @@ def test_the_tables_show_every_method_and_every_image():
     assert text.count("| easy |") == 15
     assert "| cat | 2.000 | 1.000 | -50.0% |" in text
     assert "| a | 1 | **no** |" in text
+
+
+def test_what_shows_nothing_new_is_left_out():
+    small, large = SceneSpec(2160, 3840, "easy", 0), SceneSpec(4000, 6000, "easy", 0)
+    assert all(counts(spec, kind, name) for spec in (small, large) for kind in COARSE for name in ("upsampled", "ours"))
+    assert all(counts(spec, kind, "full") for spec in (small, large) for kind in ("area", "perturbed"))
+    assert [counts(spec, "network", "full") for spec in (small, large)] == [True, False]
+    assert [counts(spec, "network", ASKED) for spec in (small, large)] == [True, False]
+    assert not counts(small, "area", ASKED)
+    assert [counts(spec, "perturbed", "single pass") for spec in (small, large)] == [True, False]
+    assert not counts(small, "area", "single pass")
+
+
+def test_multiply_adds_by_hand():
+    """Of the compact refiner for a pixel: each layer's weights, over the square of its stride."""
+    stem, first, second = 5 * 5 * 4 * 32 / 4, (9 * 32 + 9 * 64 + 32) * 64 / 16, (9 * 64 + 9 * 96 + 64) * 96 / 64
+    cues = 4 * (3 * 4 + 1)
+    fused = 16 * (32 / 4 + 64 / 16 + 96 / 64 + cues / 4) + 9 * 64 * 48 / 4
+    found = cost_of(CRM(COMPACT).eval())
+    assert found.encode == stem + first + second + fused + 48 * 16 / 4
+    assert found.decode == 4 * (16 * 16 + 16 * 9)
+    assert found.giga(1e9, 2e9) == found.encode + 2 * found.decode
 
 
 def test_scenes_are_kept_outside_of_the_repository():
