@@ -134,7 +134,8 @@ def fused_deform_conv2d(  # noqa: PLR0913  a tensor operator
     if rows:
         task = Task(
             "deform_conv",
-            (str(x.dtype), *geometry.kernel, channels, outputs, rows),
+            # By the power of four of its pixels: those of a fine map, or of a coarse one in a large batch.
+            (str(x.dtype), *geometry.kernel, channels, outputs, rows.bit_length() // 2),
             flops=2 * rows * geometry.taps * channels * outputs,
             bytes=sum(each.numel() * each.element_size() for each in (x, sampling, weight, bias, y)),
         )
@@ -151,8 +152,8 @@ def _candidates(outputs: int, rows: int) -> list[Launch]:
     half = max(_SMALLEST, whole // 2)
     wide = [launch(64, whole, 8, 2), launch(128, whole, 8, 2), launch(64, whole, 4, 3), launch(64, whole, 8, 3)]
     small = [launch(64, half, 4, 2), launch(32, whole, 4, 2), launch(32, half, 4, 2), launch(16, half, 4, 2)]
-    # A coarse map has fewer pixels than the GPU has places for 64 of them.
-    return [*small, wide[0]] if rows <= 4096 else [*wide, *small]
+    # A coarse map has fewer pixels than an H200's 132 multiprocessors have places for 64 of them.
+    return [*small, wide[0]] if rows < 8192 else [*wide, *small]
 
 
 def _check(x: Tensor, sampling: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry) -> None:

@@ -36,22 +36,22 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a kernel is asked to do; two that are equal run equally fast.
+    """What a kernel is asked to do.
 
     Attributes:
         kernel: Its name.
-        shape: Type and sizes.
+        kind: Type and sizes, as far as they decide which launch is the fastest: tasks of one kind take the same.
         flops: Floating-point operations of its matrix products.
         bytes: That must cross the device's memory: every operand read once, every result written once.
     """
 
     kernel: str
-    shape: tuple[object, ...]
+    kind: tuple[object, ...]
     flops: int
     bytes: int
 
     def __str__(self) -> str:
-        return f"{self.kernel} {' '.join(map(str, self.shape))}"
+        return f"{self.kernel} {' '.join(map(str, self.kind))}"
 
 
 Call = Callable[[Launch], None]
@@ -67,15 +67,15 @@ class Launches:
 
     def __init__(self, *, tuning: bool = False) -> None:
         self.tuning = tuning
-        self._chosen: dict[Task, Launch] = {}
+        self._chosen: dict[str, Launch] = {}
 
     @property
     def chosen(self) -> Mapping[str, dict[str, int]]:
-        """What was chosen so far, by kernel and shape: to be written down."""
-        return {str(task): launch.arguments() for task, launch in self._chosen.items()}
+        """What was chosen so far, by kernel and kind: to be written down."""
+        return {kind: launch.arguments() for kind, launch in self._chosen.items()}
 
     def run(self, task: Task, candidates: Sequence[Launch], call: Call) -> None:
-        """Launch a kernel as was chosen for its task; choose if this is the first time.
+        """Launch a kernel as was chosen for tasks of this kind; choose if this is the first one.
 
         Args:
             task: What it is to do.
@@ -86,11 +86,11 @@ class Launches:
         Raises:
             OutOfResources: No candidate fits this GPU.
         """
-        if (launch := self._chosen.get(task)) is not None:
+        if (launch := self._chosen.get(str(task))) is not None:
             call(launch)
             return
         tries = self.tuning and len(candidates) > 1
-        self._chosen[task] = _fastest(candidates, call) if tries else _first(candidates, call)
+        self._chosen[str(task)] = _fastest(candidates, call) if tries else _first(candidates, call)
 
 
 def _first(candidates: Sequence[Launch], call: Call) -> Launch:

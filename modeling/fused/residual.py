@@ -56,7 +56,7 @@ def add_and_normalise(
 
     moved = (x, y) if delta is None else (x, delta, x, y)
     size = sum(each.numel() * each.element_size() for each in moved)
-    task = Task("add_layer_norm", (str(dtype), channels, delta is not None, rows), flops=0, bytes=size)
+    task = Task("add_layer_norm", (str(dtype), channels, delta is not None), flops=0, bytes=size)
     # One candidate: it adds in place, so that it cannot be tried twice.
     (launches or Launches()).run(task, [Launch((("block_rows", block_rows),))], call)
     return y

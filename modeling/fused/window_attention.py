@@ -73,7 +73,7 @@ def fused_window_attention(
 
     task = Task(
         "window_attention",
-        (str(qkv.dtype), window, shift, heads, head_channels, batch, height, width),
+        (str(qkv.dtype), window, shift > 0, head_channels),
         flops=4 * batch * down * across * heads * tokens * tokens * head_channels,
         bytes=sum(each.numel() * each.element_size() for each in (qkv, position_bias, y)),
     )

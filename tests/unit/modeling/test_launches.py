@@ -1,5 +1,7 @@
 """Which launch of a kernel is chosen."""
 
+from dataclasses import replace
+
 import pytest
 from triton.runtime.errors import OutOfResources
 
@@ -60,6 +62,18 @@ def test_tuning_takes_the_fastest_once(monkeypatch: pytest.MonkeyPatch) -> None:
         chosen.run(TASK, [BIG, SMALL, MIDDLE], kernel)
     assert tried == [SMALL, MIDDLE]
     assert kernel.calls == [SMALL, MIDDLE, MIDDLE, MIDDLE]
+
+
+def test_tasks_of_one_kind_take_the_same_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launches, "_milliseconds", lambda launch, _: 1.0 / launch.warps)
+    kernel, chosen = Kernel(8), Launches(tuning=True)
+    for task, candidates in (
+        (TASK, [BIG, SMALL]),
+        (replace(TASK, flops=9, bytes=9), [SMALL]),
+        (replace(TASK, kind=(9,)), [SMALL]),
+    ):
+        chosen.run(task, candidates, kernel)
+    assert kernel.calls == [BIG, BIG, SMALL]
 
 
 def test_what_has_one_candidate_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
