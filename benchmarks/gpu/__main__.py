@@ -6,25 +6,19 @@ would not end within `--limit`. Methodology: `docs/performance.md`.
 """
 
 import argparse
+import importlib
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from benchmarks.gpu.clock import Clock
-from benchmarks.gpu.jobs import run_tests, train_refiner
-from benchmarks.gpu.kernels import measure_kernels
-from benchmarks.gpu.live import measure_server
 from benchmarks.gpu.machine import ceilings, describe_gpu
-from benchmarks.gpu.official import measure_official
-from benchmarks.gpu.parity import measure_parity
-from benchmarks.gpu.parts import measure_parts
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.subjects import Context
-from benchmarks.gpu.throughput import measure_throughput
 
 _CEILINGS = {"tflops": 788.0, "gigabytes_per_second": 4300.0}  # until they are measured
 
@@ -34,23 +28,29 @@ class Section:
     """A part of the measurement.
 
     Attributes:
-        run: Measures, and adds rows.
+        where: Module of this package and function in it, which measures and adds rows. Imported when it is begun, so
+            that what a bare machine lacks costs the sections that need it, and no other.
         seconds: About how long it takes on an H200, compilation included; an estimate until it was measured.
     """
 
-    run: Callable[[Context], None]
+    where: tuple[str, str]
     seconds: float
+
+    def run(self, context: Context) -> None:
+        """Measure."""
+        module, function = self.where
+        getattr(importlib.import_module(f"benchmarks.gpu.{module}"), function)(context)
 
 
 SECTIONS: Mapping[str, Section] = {
-    "tests": Section(run_tests, 200),
-    "kernels": Section(measure_kernels, 120),
-    "parity": Section(measure_parity, 150),
-    "throughput": Section(measure_throughput, 210),
-    "parts": Section(measure_parts, 90),
-    "server": Section(measure_server, 360),
-    "official": Section(measure_official, 420),
-    "train": Section(train_refiner, 120),  # and its minutes
+    "tests": Section(("jobs", "run_tests"), 200),
+    "kernels": Section(("kernels", "measure_kernels"), 120),
+    "parity": Section(("parity", "measure_parity"), 150),
+    "throughput": Section(("throughput", "measure_throughput"), 210),
+    "parts": Section(("parts", "measure_parts"), 90),
+    "server": Section(("live", "measure_server"), 360),
+    "official": Section(("official", "measure_official"), 420),
+    "train": Section(("jobs", "train_refiner"), 120),  # and its minutes
 }
 
 

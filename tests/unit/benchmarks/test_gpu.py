@@ -1,6 +1,7 @@
 """The measurement for machines with a GPU, rehearsed without one."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,19 @@ def test_a_rehearsal_of_what_runs_in_processes_of_its_own(tmp_path: Path) -> Non
 def test_every_section_has_its_place_in_the_schema() -> None:
     names = SCHEMA["properties"]["sections"]["propertyNames"]["enum"]
     assert names == ["ceilings", *SECTIONS]
+
+
+def test_a_section_whose_modules_cannot_be_imported_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("benchmarks.gpu.kernels", "benchmarks.gpu.official"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "benchmarks.gpu.kernels", None)
+    out = tmp_path / "gpu.json"
+    assert main(["--dry-run", "--out", str(out), "--section", "kernels", "official"]) == 0
+    result = valid(out)
+    assert "ModuleNotFoundError" in rows_of(result, "kernels")[0]["reason"]
+    assert result["sections"]["official"]["finished"]
 
 
 def test_sections_and_their_times_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
