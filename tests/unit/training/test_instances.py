@@ -78,3 +78,11 @@ def test_photographs_are_those_of_the_source():
     image, alpha = SETS["heldout"].item(1, 64)
     assert torch.equal(found.images[1], torch.from_numpy(image))
     assert torch.equal(found.alphas[1, 0], torch.from_numpy(alpha))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_fine_stages_beat_the_upsampled_mask():
+    """Minutes of one processor; the command gave 0.022, 0.075 and 0.030 more."""
+    found = compare(train_segmenter(SegmenterConfig(), InstanceTraining()), 200, 128)
+    assert all(value > found.upsampled[name] + 0.005 for name, value in found.composed.items())
