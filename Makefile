@@ -84,7 +84,7 @@ replay-image: ## Replay the steps of TARGET (cpu) of the Dockerfile without Dock
 	$(PYTHON) docker/replay.py $(or $(TARGET),cpu)
 
 .PHONY: image-digests
-image-digests: ## Print the base images by digest, to pin them by (needs docker and its registries)
+image-digests: ## Print the base images by digest, to pin them by (asks their registries)
 	@$(PYTHON) docker/digests.py
 
 .PHONY: lint
