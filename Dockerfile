@@ -41,7 +41,8 @@ RUN /opt/venv/bin/pip install --quiet --no-cache-dir --no-deps --no-index --find
 FROM ${PYTHON_IMAGE} AS export-packages
 RUN python -m venv --copies /opt/venv
 COPY --from=wheel /wheels /wheels
-RUN /opt/venv/bin/pip install --quiet --no-cache-dir --find-links /wheels 'birefnet-server[export]'
+# The wheel by its path: by its name, the index could have a newer one.
+RUN set -- /wheels/*.whl && /opt/venv/bin/pip install --quiet --no-cache-dir "$1[export]"
 
 # What runs: the interpreter, one virtual environment, no compiler, no root.
 FROM ${PYTHON_IMAGE} AS runtime
@@ -64,8 +65,8 @@ CMD ["serve"]
 
 FROM runtime AS gpu
 COPY --from=gpu-packages /opt/venv /opt/venv
-# The CUDA libraries lie in the environment, beside onnxruntime-gpu.
-ENV LD_LIBRARY_PATH=/opt/venv/lib/python3.11/site-packages/nvidia/cudnn/lib:/opt/venv/lib/python3.11/site-packages/nvidia/cublas/lib:/opt/venv/lib/python3.11/site-packages/nvidia/cuda_runtime/lib:/opt/venv/lib/python3.11/site-packages/nvidia/cufft/lib:/opt/venv/lib/python3.11/site-packages/nvidia/curand/lib:/opt/venv/lib/python3.11/site-packages/nvidia/cuda_nvrtc/lib:/opt/venv/lib/python3.11/site-packages/nvidia/nvjitlink/lib \
+# The CUDA libraries lie in the environment, beside onnxruntime-gpu: those of CUDA 13 in one folder, and cuDNN.
+ENV LD_LIBRARY_PATH=/opt/venv/lib/python3.11/site-packages/nvidia/cu13/lib:/opt/venv/lib/python3.11/site-packages/nvidia/cudnn/lib \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     BIREFNET_DEVICE=cuda

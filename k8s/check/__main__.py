@@ -76,13 +76,14 @@ class Checks:
         for overlay in sorted(path.parent for path in ROOT.glob("k8s/overlays/*/kustomization.yaml")):
             self._files[overlay.name] = folder / f"{overlay.name}.yaml"
             self._files[overlay.name].write_text(run(kubectl, "kustomize", overlay))
-        # What KServe makes of its overlay: the pod, among the other objects.
+        # What KServe makes of its overlay: the pod, among the other objects of Kubernetes' own kinds.
         objects = self._objects(self._files["kserve"])
         kinds = {entry["kind"]: entry for entry in objects if str(entry["apiVersion"]).startswith(KSERVE)}
         self._kserve = list(kinds.values())
         self._made = folder / "kserve-pod.yaml"
         pod = as_pod(kinds["ServingRuntime"], kinds["InferenceService"])
-        self._made.write_text(yaml.safe_dump_all([*(entry for entry in objects if entry not in self._kserve), pod]))
+        own = [entry for entry in objects if not str(entry["apiVersion"]).startswith((*CUSTOM, KSERVE))]
+        self._made.write_text(yaml.safe_dump_all([*own, pod]))
 
     def yamllint(self) -> str:
         """The files as they were written."""

@@ -72,6 +72,22 @@ def test_everything_that_is_installed_is_copied():
     assert {f"!{package}" for package in packages} <= set(ignored)
 
 
+def test_the_gpu_image_looks_for_the_cuda_libraries_where_their_wheels_put_them():
+    """One folder per part until CUDA 12 (nvidia/cublas/lib, ...), one for all of them since 13; cuDNN apart."""
+    (cuda,) = [found[1] for name in locked("gpu.lock") if (found := re.fullmatch(r"nvidia-cudnn-cu(\d+)", name))]
+    assert int(cuda) >= 13, "other folders"
+    (text,) = re.findall(r"^ENV LD_LIBRARY_PATH=(\S+)", DOCKERFILE, re.M)
+    (python,) = re.findall(r"^ARG PYTHON_IMAGE=python:(\d+\.\d+)", DOCKERFILE, re.M)
+    packages = f"/opt/venv/lib/python{python}/site-packages/nvidia"
+    assert text.split(":") == [f"{packages}/cu{cuda}/lib", f"{packages}/cudnn/lib"]
+
+
+def test_this_package_comes_from_its_wheel_and_not_from_the_index():
+    for line in re.findall(r"^(?:RUN|    &&) .*pip install .*", DOCKERFILE, re.M):
+        assert "birefnet-server" not in line or "--no-index" in line, line
+        assert "--find-links" not in line or "--no-index" in line, line
+
+
 def test_labels_and_tags_have_the_version_of_the_package():
     assert set(re.findall(r'image\.version="([^"]*)"', DOCKERFILE)) == {PROJECT["version"]}
     for path in ("k8s/base", "k8s/components/gpu", "k8s/components/tensorrt", "k8s/overlays/kserve"):

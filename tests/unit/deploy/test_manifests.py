@@ -4,13 +4,9 @@ Overlays are rendered where kubectl is (`make check-k8s` has the validators); ev
 """
 
 import ast
-import functools
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -18,54 +14,25 @@ import yaml
 from benchmarks import autoscale
 from server.api.rest.gatekeeper import _AREAS as PATHS
 from server.observability.metrics import Metrics
-from server.settings import Settings
 from tests.support.fleet import SERVICE_CONFIG
+from tests.support.manifests import (
+    K8S,
+    OVERLAYS,
+    VERSION,
+    every,
+    needs_kubectl,
+    only,
+    pods,
+    rendered,
+    server_pod,
+    settings_of,
+)
+from tests.support.processes import ROOT
 from tests.support.proxy import ADVISED
 
-ROOT = Path(__file__).parents[3]
-K8S = ROOT / "k8s"
 MONITORING = K8S / "components" / "monitoring"
-OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
+TARGETS = {"cpu": "cpu", "hpa": "cpu", "monitoring": "cpu", "tensorrt": "tensorrt"}  # of the others: gpu
 CLOSING_S = 12.0  # last answers (1 s), the threads of devices (10 s), and a little
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
-
-Objects = list[dict[str, Any]]
-
-
-@functools.cache
-def rendered(overlay: str) -> Objects:
-    found = subprocess.run(["kubectl", "kustomize", str(K8S / "overlays" / overlay)], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr[-500:]
-    return [entry for entry in yaml.safe_load_all(found.stdout) if entry]
-
-
-def only(objects: Objects, kind: str) -> dict[str, Any]:
-    (found,) = [entry for entry in objects if entry["kind"] == kind]
-    return found
-
-
-def pods(objects: Objects) -> list[tuple[dict[str, Any], dict[str, Any], dict[str, str]]]:
-    """Of every workload that runs the server: pod spec, container, environment."""
-    found = []
-    settings = {e["metadata"]["name"]: e["data"] for e in objects if e["kind"] == "ConfigMap"}
-    for entry in objects:
-        if entry["kind"] == "Deployment":
-            spec = entry["spec"]["template"]["spec"]
-            (container,) = spec["containers"]
-            environment = settings[container["envFrom"][0]["configMapRef"]["name"]]
-            found.append((spec, container, environment))
-        if entry["kind"] == "ServingRuntime":
-            (container,) = entry["spec"]["containers"]
-            predictor = only(objects, "InferenceService")["spec"]["predictor"]
-            name = only(objects, "InferenceService")["metadata"]["name"]
-            values = {e["name"]: e["value"].replace("{{.Name}}", name) for e in container["env"]}  # as KServe does
-            found.append((predictor, container, values))
-    return found
-
-
-def settings_of(environment: dict[str, str]) -> Settings:
-    """As the process reads them; an unknown name or a contradiction is an error."""
-    return Settings(**{name.removeprefix("BIREFNET_").lower(): value for name, value in environment.items()})
 
 
 def metric_names() -> set[str]:
@@ -132,11 +99,10 @@ class TestOverlay:
             assert probe["periodSeconds"] * probe["failureThreshold"] <= settings_of(environment).drain_delay_s
 
     def test_pods_are_restricted(self, overlay):
-        for entry in rendered(overlay):
-            if entry["kind"] != "Deployment":
-                continue
-            spec = entry["spec"]["template"]["spec"]
+        objects = rendered(overlay)
+        for spec in (server_pod(objects)["spec"], *(e["spec"]["template"]["spec"] for e in every(objects, "Job"))):
             assert spec["automountServiceAccountToken"] is False
+            assert spec["enableServiceLinks"] is False
             assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
             assert spec["securityContext"]["runAsNonRoot"] is True
             for container in (*spec.get("initContainers", ()), *spec["containers"]):
@@ -147,10 +113,21 @@ class TestOverlay:
                 assert container["resources"]["limits"] == container["resources"]["requests"]
 
     def test_a_rollout_needs_no_gpu_more(self, overlay):
-        for entry in rendered(overlay):
-            limits = entry["kind"] == "Deployment" and entry["spec"]["template"]["spec"]["containers"][0]["resources"]
-            if limits and "nvidia.com/gpu" in limits["limits"]:
-                assert entry["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+        objects = rendered(overlay)
+        ((_, container, _),) = pods(objects)
+        if "nvidia.com/gpu" in container["resources"]["limits"]:
+            deployments = [entry["spec"]["strategy"] for entry in every(objects, "Deployment")]
+            services = [e["spec"]["predictor"]["deploymentStrategy"] for e in every(objects, "InferenceService")]
+            (strategy,) = deployments + services
+            assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+
+    def test_the_image_is_the_one_that_the_settings_need(self, overlay):
+        ((_, container, environment),) = pods(rendered(overlay))
+        settings = settings_of(environment)
+        target = "tensorrt" if settings.backend == "trt" else "gpu" if settings.device == "cuda" else "cpu"
+        assert target == TARGETS.get(overlay, "gpu")
+        assert container["image"] == f"registry.example.com/birefnet-server:{VERSION}-{target}"
+        assert ("nvidia.com/gpu" in container["resources"]["limits"]) == (target != "cpu")
 
     def test_an_autoscaler_owns_the_number_of_pods(self, overlay):
         kinds = {entry["kind"] for entry in rendered(overlay)}

@@ -1,0 +1,178 @@
+"""What the objects of an overlay say of each other: selectors, ports and targets reach the pods that they are for."""
+
+import functools
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.manifests import (
+    K8S,
+    OVERLAYS,
+    VERSION,
+    Object,
+    Objects,
+    every,
+    needs_kubectl,
+    only,
+    rendered,
+    server_pod,
+)
+
+pytestmark = needs_kubectl
+
+
+def labels(objects: Objects) -> dict[str, str]:
+    found: dict[str, str] = server_pod(objects)["metadata"]["labels"]
+    return found
+
+
+def named(objects: Objects, kind: str, name: str) -> Object:
+    return only([entry for entry in objects if entry["metadata"]["name"] == name], kind)
+
+
+def container_ports(objects: Objects) -> dict[str, int]:
+    (container,) = server_pod(objects)["spec"]["containers"]
+    return {port["name"]: port["containerPort"] for port in container["ports"]}
+
+
+SELECTORS = {
+    "Service": ("selector",),
+    "Deployment": ("selector", "matchLabels"),
+    "NetworkPolicy": ("podSelector", "matchLabels"),
+    "PodDisruptionBudget": ("selector", "matchLabels"),
+    "PodMonitor": ("selector", "matchLabels"),
+}
+
+
+def selectors(objects: Objects) -> list[tuple[str, dict[str, str]]]:
+    """What selects the server's pods, by kind; the Job that exports has a NetworkPolicy of its own."""
+    found = []
+    for entry in objects:
+        if entry["kind"] in SELECTORS and entry["metadata"]["name"] != "birefnet-export":
+            labels = functools.reduce(lambda inner, key: inner[key], SELECTORS[entry["kind"]], entry["spec"])
+            found.append((entry["kind"], labels))
+    return found
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+class TestWiring:
+    def test_every_selector_finds_the_pods(self, overlay):
+        objects = rendered(overlay)
+        found = selectors(objects)
+        constraints = server_pod(objects)["spec"]["topologySpreadConstraints"]
+        found += [("spread", constraint["labelSelector"]["matchLabels"]) for constraint in constraints]
+        assert {"NetworkPolicy", "PodDisruptionBudget", "spread"} <= {kind for kind, _ in found}
+        for kind, selector in found:
+            assert selector, kind
+            assert selector.items() <= labels(objects).items(), kind
+
+    def test_other_pods_are_not_taken_for_the_servers(self, overlay):
+        objects = rendered(overlay)
+        for job in every(objects, "Job"):
+            others = job["spec"]["template"]["metadata"]["labels"].items()
+            assert not any(selector.items() <= others for _, selector in selectors(objects))
+            own = named(objects, "NetworkPolicy", job["metadata"]["name"])["spec"]["podSelector"]["matchLabels"]
+            assert own.items() <= others
+
+    def test_ports_of_the_network_policy_and_the_scrape_are_the_pods(self, overlay):
+        objects = rendered(overlay)
+        ports = container_ports(objects)
+        grpc = 8001  # KServe's pods name one port only
+        known: set[Any] = {*ports, *ports.values(), grpc}
+        (rule,) = named(objects, "NetworkPolicy", "birefnet-server")["spec"]["ingress"]
+        assert len(rule["ports"]) == 2
+        assert {port["port"] for port in rule["ports"]} <= known
+        for monitor in every(objects, "PodMonitor"):
+            (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+            assert ports[endpoint["port"]] == 8000
+
+    def test_an_autoscaler_scales_what_is_there(self, overlay):
+        objects = rendered(overlay)
+        for scaler in every(objects, "HorizontalPodAutoscaler") + every(objects, "ScaledObject"):
+            target = scaler["spec"]["scaleTargetRef"]
+            deployment = only(objects, "Deployment")
+            assert target["name"] == deployment["metadata"]["name"]
+            assert target.get("kind", "Deployment") == "Deployment"
+            assert target.get("apiVersion", "apps/v1") == deployment["apiVersion"]
+            assert scaler["metadata"]["namespace"] == deployment["metadata"]["namespace"]
+
+    def test_whoever_scales_by_our_metrics_has_them_scraped_here(self, overlay):
+        objects = rendered(overlay)
+        if re.search(r"birefnet_(pressure|busy)", yaml.safe_dump_all(objects)):
+            monitor = only(objects, "PodMonitor")
+            assert monitor["metadata"]["namespace"] == "birefnet"
+            assert "namespaceSelector" not in monitor["spec"], "its own namespace, which the queries name"
+
+    def test_volumes_are_those_of_claims_that_are_made(self, overlay):
+        objects = rendered(overlay)
+        claims = {entry["metadata"]["name"] for entry in every(objects, "PersistentVolumeClaim")}
+        text = yaml.safe_dump_all(objects)
+        assert set(re.findall(r"claimName: (\S+)", text)) | set(re.findall(r"pvc://([^/\s]+)", text)) == claims
+
+
+def triggers(scaled: Object) -> list[tuple[str, str, str]]:
+    found = [trigger["metadata"] for trigger in scaled["spec"]["triggers"]]
+    return [(entry["serverAddress"], entry["query"], entry["threshold"]) for entry in found]
+
+
+def test_kserve_scales_by_the_same_signal_as_keda():
+    keda = only(rendered("keda"), "ScaledObject")
+    service = only(rendered("kserve"), "InferenceService")
+    assert service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "keda"
+    predictor = service["spec"]["predictor"]
+    metrics = [entry["external"] for entry in predictor["autoScaling"]["metrics"]]
+    assert [
+        (entry["metric"]["serverAddress"], entry["metric"]["query"], entry["target"]["value"]) for entry in metrics
+    ] == triggers(keda)
+    limits = keda["spec"]["minReplicaCount"], keda["spec"]["maxReplicaCount"]
+    assert (predictor["minReplicas"], predictor["maxReplicas"]) == limits
+    ours = keda["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    for direction in ("scaleUp", "scaleDown"):
+        window = predictor["autoScaling"]["behavior"][direction]["stabilizationWindowSeconds"]
+        assert window == ours[direction]["stabilizationWindowSeconds"]
+
+
+def test_the_artifact_of_kserve_is_made_where_it_is_looked_for():
+    objects = rendered("kserve")
+    (container,) = only(objects, "Job")["spec"]["template"]["spec"]["containers"]
+    claim, _, path = only(objects, "InferenceService")["spec"]["predictor"]["model"]["storageUri"][6:].partition("/")
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "models"]
+    (volume,) = [v for v in only(objects, "Job")["spec"]["template"]["spec"]["volumes"] if v["name"] == "models"]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim
+    assert {"name": "TARGET", "value": f"{mount['mountPath']}/{path}"} in container["env"]
+
+
+def test_a_rollout_leaves_somebody_to_answer():
+    """One pod that is ended first is nobody for minutes, and no series for the scaler."""
+    for overlay in ("gpu", "keda", "tensorrt", "kserve"):
+        objects = rendered(overlay)
+        least = [e["spec"].get("replicas") for e in every(objects, "Deployment")]
+        least += [e["spec"]["minReplicaCount"] for e in every(objects, "ScaledObject")]
+        least += [e["spec"]["predictor"]["minReplicas"] for e in every(objects, "InferenceService")]
+        assert max(number for number in least if number is not None) >= 2, overlay
+
+
+class TestToZero:
+    def test_it_is_woken_by_requests_that_find_no_pod(self):
+        scaled = only(rendered("keda-zero"), "ScaledObject")
+        assert scaled["spec"]["minReplicaCount"] == 0
+        asked = [query for _, query, threshold in triggers(scaled) if float(threshold) > 1000]
+        # Where requests come in. A cluster's own figures begin with a pod that was chosen.
+        assert asked
+        assert all("downstream" in query and "_cluster_" not in query for query in asked)
+        prefix = re.findall(r'envoy_http_conn_manager_prefix=~"([^"]*)"', asked[0])[0]
+        assert all(re.fullmatch(prefix, name) for name in ("http-10080", "https-10443", "http"))
+        assert not any(re.fullmatch(prefix, name) for name in ("eg-ready-http", "admin")), "its own probes"
+
+    def test_every_query_has_a_value_where_there_is_no_pod(self):
+        scaled = only(rendered("keda-zero"), "ScaledObject")
+        assert all(query.endswith(" or vector(0)") for _, query, _ in triggers(scaled))
+
+    def test_no_pod_is_no_alarm_there_and_one_elsewhere(self):
+        plain = yaml.safe_load((K8S / "components/monitoring/alerts.yaml").read_text())
+        names = [rule["alert"] for group in plain["groups"] for rule in group["rules"]]
+        for overlay, expected in (("keda", names), ("keda-zero", [n for n in names if n != "BirefnetAbsent"])):
+            groups = only(rendered(overlay), "PrometheusRule")["spec"]["groups"]
+            assert [rule["alert"] for group in groups for rule in group["rules"]] == expected
