@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.fleet import CLIENTS, GRPC_CLIENTS, Load
-from tests.support.images import png, smooth
+from tests.support.images import noise, png
 from tests.support.processes import PATIENCE_S, LiveServer, live_server
 from tests.support.proxy import Passage, find_nginx, nginx
 
@@ -27,7 +27,7 @@ pytestmark = [
 
 FLAGS = ("--backend", "fake", "--refiner", "none", "--max-batch", "4", "--drain-delay-s", "3")
 QUICK, SLOW = (*FLAGS, "--fake-latency-s", "0.02"), (*FLAGS, "--fake-latency-s", "2")
-IMAGE = png(smooth(48, 64))
+IMAGE = png(noise(320, 320))  # more than gRPC keeps of a call for its repetition, unless it is told to
 
 
 def port(address: str) -> int:

@@ -33,7 +33,12 @@ SERVICE_CONFIG = {
         }
     ],
 }
-"""As docs/deploy.md has it; a test compares them."""
+CHANNEL_OPTIONS: list[tuple[str, str | int]] = [
+    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+    ("grpc.per_rpc_retry_buffer_size", 65 << 20),
+    ("grpc.max_receive_message_length", -1),
+]
+"""As docs/deploy.md has them; a test compares them."""
 
 REST_CLIENTS, GRPC_CLIENTS = 4, 3
 CLIENTS = REST_CLIENTS + GRPC_CLIENTS  # each has one request under way
@@ -176,7 +181,7 @@ class Load:
         return int(wait_s)
 
     def _rpc(self, name: str) -> None:
-        options = [("grpc.service_config", json.dumps(SERVICE_CONFIG)), ("grpc.use_local_subchannel_pool", 1)]
+        options = [*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
         number = 0
         with grpc.insecure_channel(self._target, options=options) as channel:
             stub = matting_pb2_grpc.MattingStub(channel)

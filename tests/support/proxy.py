@@ -39,7 +39,7 @@ server {
 }
 server {
     listen 127.0.0.1:GRPC http2;
-    client_max_body_size 65m;
+    client_max_body_size 0;
     location / {
         grpc_pass grpc://rpc;
         grpc_read_timeout 610s;

@@ -14,7 +14,7 @@ import yaml
 from benchmarks import autoscale
 from server.api.rest.gatekeeper import _AREAS as PATHS
 from server.observability.metrics import Metrics
-from tests.support.fleet import SERVICE_CONFIG
+from tests.support.fleet import CHANNEL_OPTIONS, SERVICE_CONFIG
 from tests.support.manifests import (
     K8S,
     OVERLAYS,
@@ -177,8 +177,11 @@ def test_what_is_advised_is_what_the_fleet_is_tested_with():
     tested = [" ".join(line.split()) for line in ADVISED.splitlines() if not line.strip().startswith("listen ")]
     outside = {"server {", "}"}
     assert [line for line in advised if line not in outside] == [line for line in tested if line not in outside]
-    (python,) = re.findall(r"```python\nconfig = (\{.*?^\})", text, re.S | re.M)
-    assert ast.literal_eval(python) == SERVICE_CONFIG
+    (python,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    config, options = (node.value for node in ast.parse(python).body if isinstance(node, ast.Assign))
+    assert ast.literal_eval(config) == SERVICE_CONFIG
+    said = {"json": json, "config": SERVICE_CONFIG}
+    assert eval(ast.unparse(options), said) == CHANNEL_OPTIONS  # noqa: S307 - our own page
 
 
 def test_the_paths_of_the_probes_are_the_servers():

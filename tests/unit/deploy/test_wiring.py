@@ -1,7 +1,11 @@
 """What the objects of an overlay say of each other: selectors, ports and targets reach the pods that they are for."""
 
 import functools
+import hashlib
+import os
 import re
+import shutil
+import subprocess
 from typing import Any
 
 import pytest
@@ -19,6 +23,7 @@ from tests.support.manifests import (
     rendered,
     server_pod,
 )
+from tests.support.processes import ROOT
 
 pytestmark = needs_kubectl
 
@@ -152,6 +157,29 @@ def test_a_rollout_leaves_somebody_to_answer():
         least += [e["spec"]["minReplicaCount"] for e in every(objects, "ScaledObject")]
         least += [e["spec"]["predictor"]["minReplicas"] for e in every(objects, "InferenceService")]
         assert max(number for number in least if number is not None) >= 2, overlay
+
+
+def test_what_the_page_says_names_the_registry_and_pins_every_image(tmp_path):
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    (commands,) = [block for block in re.findall(r"```bash\n(.*?)```", page, re.S) if "imagetools" in block]
+    shutil.copytree(K8S, tmp_path / "k8s")
+    docker = tmp_path / "docker"  # in the place of the registry: a digest of its own for every image
+    docker.write_text('#!/bin/sh\nprintf sha256:; printf %s "$4" | sha256sum | cut -c1-64\n')
+    docker.chmod(0o755)
+    around = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "R": "ghcr.io/me"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, env=around, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = [line.split()[1] for line in done.stdout.splitlines()]
+
+    def pinned(name: str, target: str) -> str:
+        digest = hashlib.sha256(f"ghcr.io/me/{name}:{VERSION}-{target}".encode()).hexdigest()
+        return f"ghcr.io/me/{name}@sha256:{digest}"
+
+    servers = [pinned("birefnet-server", target) for target in ("cpu", "gpu", "gpu")]
+    assert sorted(found) == sorted([*servers, *[pinned("birefnet-export", "export")] * 2])
+    assert "registry.example.com" not in "".join(path.read_text() for path in tmp_path.rglob("kustomization.yaml"))
 
 
 class TestToZero:
