@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from matting.foreground import WORKING_BYTES_PER_PIXEL
-from matting.refinement import GUIDED, FusionOptions, GuidedFilter, RefineOptions, Tile, TileShape, refine, run
+from matting.refinement import EAGER, GUIDED, FusionOptions, GuidedFilter, RefineOptions, Tile, TileShape, refine, run
 from server.pipeline.decode import Metadata
 from server.pipeline.encode import Compression, formats_of
 from server.pipeline.formats import READABLE
@@ -127,7 +127,7 @@ def refine_one(image: np.ndarray) -> None:
     coarse = np.zeros((64, 64), np.float32)
     coarse[:, 30:42] = np.linspace(0.1, 0.9, 12, dtype=np.float32)
     coarse[:, 42:] = 1
-    options = RefineOptions(fusion=FusionOptions(agreement=100.0), batch=4)
+    options = RefineOptions(EAGER.band, FusionOptions(agreement=100.0), batch=4)
     refinement = refine(image.copy(), coarse, TileShape(256, 40), options)
     refined = run(refinement, lambda tiles: [np.sqrt(tile.mask) for tile in tiles if isinstance(tile, Tile)])
     assert refined.report.dropped == 0
