@@ -38,7 +38,7 @@ from server.pipeline.memory import DECODING, ENCODING
 from server.pipeline.models import Model, Models
 from server.pipeline.pipeline import Pipeline, PipelineLimits
 from server.pipeline.pool import HostPool
-from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions, SegmentRequest
+from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions, SegmentRequest, SegmentResult
 from tests.support.backends import PATIENCE_S, DeviceScript, counted, turn_loop
 from tests.support.images import decoded, disc, huge_png_header, jpeg, noise, png, rotated_jpeg, smooth
 
@@ -306,26 +306,36 @@ async def test_a_deadline_passes_in_the_device_queue():
         assert counted(server.metrics, "birefnet_dropped_total", reason="expired") == 1
 
 
-@pytest.mark.parametrize(("end", "reason"), [("cancel", "cancelled"), ("deadline", "expired"), ("evict", "evicted")])
+ENDS = pytest.mark.parametrize(
+    ("end", "reason"), [("cancel", "cancelled"), ("deadline", "expired"), ("evict", "evicted")]
+)
+
+
+async def see_end(task: "asyncio.Task[SegmentResult]", server: Rig, end: str) -> None:
+    """A request that waits ends before its answer is there."""
+    if end == "cancel":
+        task.cancel()
+    if end == "evict":
+        server.admission.evict(DrainingError("too late"))
+    errors = {"cancel": asyncio.CancelledError, "deadline": DeadlineExceededError, "evict": DrainingError}
+    with pytest.raises(errors[end]):
+        await task
+
+
+@ENDS
 async def test_a_request_that_ends_while_it_waits_for_the_host_is_dropped_and_counted(end, reason, held_host):
     async with rig() as server, held_host(server) as release:
         task = asyncio.create_task(server.segment(png(noise(30, 30)), timeout_s=0.2 if end == "deadline" else None))
         await until(lambda: server.admission.inside > 0)
         await turn_loop()
-        if end == "cancel":
-            task.cancel()
-        if end == "evict":
-            server.admission.evict(DrainingError("too late"))
-        errors = {"cancel": asyncio.CancelledError, "deadline": DeadlineExceededError, "evict": DrainingError}
-        with pytest.raises(errors[end]):
-            await task
+        await see_end(task, server, end)
         release()
         assert server.admission.inside == 0
         assert counted(server.metrics, "birefnet_dropped_total", reason=reason) == 1
     assert server.script.batches == []
 
 
-@pytest.mark.parametrize(("end", "reason"), [("cancel", "cancelled"), ("deadline", "expired"), ("evict", "evicted")])
+@ENDS
 async def test_a_request_that_ends_while_it_waits_to_be_encoded_is_counted(end, reason, held_host):
     async with rig(gated=True) as server:
         task = asyncio.create_task(server.segment(png(noise(30, 30)), timeout_s=2.0 if end == "deadline" else None))
@@ -333,13 +343,7 @@ async def test_a_request_that_ends_while_it_waits_to_be_encoded_is_counted(end, 
         async with held_host(server) as release:
             server.script.let_pass()
             await until(lambda: len(server.pipeline._pool._line._work) == 1)
-            if end == "cancel":
-                task.cancel()
-            if end == "evict":
-                server.admission.evict(DrainingError("too late"))
-            errors = {"cancel": asyncio.CancelledError, "deadline": DeadlineExceededError, "evict": DrainingError}
-            with pytest.raises(errors[end]):
-                await task
+            await see_end(task, server, end)
             release()
         assert server.admission.inside == 0
         assert counted(server.metrics, "birefnet_dropped_total", reason=reason) == 1
