@@ -17,11 +17,12 @@ from training.config import NETWORKS, Budget, Phase, TrainingConfig
 from training.curve import draw
 from training.data.augmentation import NONE, Augmentation
 from training.data.folders import FolderError
+from training.data.phenomena import KINDS
 from training.data.photographs import open_folder
 from training.data.scene import sample
 from training.data.sets import SETS
 from training.data.stream import Source
-from training.data.subjects import FAMILIES
+from training.data.subjects import FAMILIES, RICH_FAMILIES
 from training.evaluate import evaluate
 from training.instances.commands import add_instances
 from training.lean import LeanBiRefNet
@@ -208,8 +209,14 @@ def _curve(options: argparse.Namespace) -> None:
 
 def _sheet(options: argparse.Namespace) -> None:
     rows = []
+    source = SETS[options.set]
+    if options.kind:
+        source = replace(source, mixture={options.kind: 1.0})
     for index in range(options.first, options.first + options.count):
-        image, alpha = sample(index, options.size, SETS[options.set].seed, SETS[options.set].level, options.family)
+        if options.family:
+            image, alpha = sample(index, options.size, source.seed, source.level, options.family)
+        else:
+            image, alpha = source.item(index, options.size)
         grey = np.repeat((alpha * 255).astype(np.uint8)[..., None], 3, axis=2)
         rows.append(np.concatenate([image, grey], axis=1))
     write_sheet(options.out, rows, 5)
@@ -308,7 +315,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sheet = commands.add_parser("sheet", help="contact sheet of procedural photographs and their mattes")
     sheet.add_argument("--set", choices=sorted(SETS), default="train")
-    sheet.add_argument("--family", choices=sorted(FAMILIES), help="only this kind of subject")
+    sheet.add_argument("--kind", choices=sorted(KINDS), help="only this kind of scene")
+    sheet.add_argument("--family", choices=sorted(FAMILIES | RICH_FAMILIES), help="only this subject, in plain scenes")
     sheet.add_argument("--first", type=int, default=0)
     sheet.add_argument("--count", type=int, default=40)
     sheet.add_argument("--size", type=int, default=192)

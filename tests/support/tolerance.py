@@ -26,6 +26,12 @@ COMPOSITE_IDENTITY = 1e-6
 PIXEL_COVERAGE = 0.26
 # Mean difference of one scene's matte at two sizes: strands are whole samples wide at each.
 COVERAGE_SCALE = 0.02
+# Layers in fp32 composed in two orders: 1.2e-7 seen.
+LAYER_IDENTITY = 1e-6
+# Held-out photographs and mattes against pinned ones, in levels of 255: 0 here; other processors round sums otherwise,
+# which may move single pixels by a level, and what a JPEG makes of that.
+HELD_OUT_PHOTOGRAPH = 0.05
+HELD_OUT_ALPHA = 1
 # Loss terms in fp32 against hand-worked values and an explicit convolution (2e-7 seen).
 LOSS_VALUE = 1e-5
 # The lean training network against the plain one in fp64: only the order of sums differs.

@@ -29,7 +29,36 @@ class Scene:
         return self.background + self.alpha[..., None] * (self.foreground - self.background)
 
 
-def _shadowed(rng: Rng, behind: Image, alpha: Plane, light: Light, sits: bool) -> Image:
+@dataclass(frozen=True)
+class Stage:
+    """What every scene begins with.
+
+    Attributes:
+        size: Side in pixels.
+        light: Where the light comes from.
+        difficulty: 0 to 1.
+        rng: Decides what the scene as a whole is.
+        streams: Draw the subject, the background, the surfaces, the light on the subject with its shadow, the camera.
+    """
+
+    size: int
+    light: Light
+    difficulty: float
+    rng: Rng
+    streams: tuple[Rng, ...]
+
+
+def begin(index: int, size: int, seed: int, level: Level) -> Stage:
+    """The stage of scene `index` of `seed`."""
+    rng = np.random.default_rng([seed, index])
+    difficulty = float(rng.uniform(*_DIFFICULTY[level]))
+    angle = rng.uniform(0, 2 * np.pi)
+    light = Light((float(np.cos(angle)), -abs(float(np.sin(angle)))), float(rng.uniform(0, 1)))
+    streams = tuple(np.random.default_rng(rng.integers(1 << 62)) for _ in range(5))
+    return Stage(size, light, difficulty, rng, streams)
+
+
+def shadowed(rng: Rng, behind: Image, alpha: Plane, light: Light, sits: bool) -> Image:
     """The background with the subject's shadow on the ground or on the wall behind. Shadows are not subject."""
     size = alpha.shape[0]
     if rng.uniform() > 0.65:
@@ -51,7 +80,7 @@ def _shadowed(rng: Rng, behind: Image, alpha: Plane, light: Light, sits: bool) -
     )
 
 
-def _lit(rng: Rng, layer: Layer, light: Light) -> Image:
+def lit(rng: Rng, layer: Layer, light: Light) -> Image:
     """The foreground under one light for the whole subject: a gradient across it, warm or cold."""
     size = layer.alpha.shape[0]
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
@@ -62,23 +91,24 @@ def _lit(rng: Rng, layer: Layer, light: Light) -> Image:
 
 
 def compose(index: int, size: int, seed: int, level: Level = "mixed", family: str | None = None) -> tuple[Scene, Rng]:
-    """The scene `index` of `seed` at `size`, before the camera, and the generator for what follows."""
-    rng = np.random.default_rng([seed, index])
-    low, high = _DIFFICULTY[level]
-    difficulty = float(rng.uniform(low, high))
-    angle = rng.uniform(0, 2 * np.pi)
-    light = Light((float(np.cos(angle)), -abs(float(np.sin(angle)))), float(rng.uniform(0, 1)))
-    streams = [np.random.default_rng(rng.integers(1 << 62)) for _ in range(5)]
+    """The plain scene `index` of `seed` at `size`, before the camera, and the generator for what follows."""
+    stage = begin(index, size, seed, level)
+    return staged(stage, family), stage.streams[4]
+
+
+def staged(stage: Stage, family: str | None = None) -> Scene:
+    """One solid subject of the first families, or of a named one, before a background."""
+    size, light, streams = stage.size, stage.light, stage.streams
     subject = subjects.draw(streams[0], family)
     parts = subjects.framed(subject, streams[0])
-    behind = background(streams[1], size, light, difficulty, subject.sits)
-    if rng.uniform() < 0.6 * max(0.0, difficulty - 0.4):
+    behind = background(streams[1], size, light, stage.difficulty, subject.sits)
+    if stage.rng.uniform() < 0.6 * max(0.0, stage.difficulty - 0.4):
         mean = behind.reshape(-1, 3).mean(axis=0).astype(np.float64)
-        parts = subjects.recoloured(parts, mean, float(rng.uniform(0.3, 0.7)))
+        parts = subjects.recoloured(parts, mean, float(stage.rng.uniform(0.3, 0.7)))
     layer = render(parts, size, light, streams[2])
-    foreground = _lit(streams[3], layer, light)
-    behind = _shadowed(streams[3], behind, layer.alpha, light, subject.sits)
-    return Scene(foreground, layer.alpha, np.clip(behind, 0, 1)), streams[4]
+    foreground = lit(streams[3], layer, light)
+    behind = shadowed(streams[3], behind, layer.alpha, light, subject.sits)
+    return Scene(foreground, layer.alpha, np.clip(behind, 0, 1))
 
 
 def sample(index: int, size: int, seed: int, level: Level = "mixed", family: str | None = None) -> tuple[Photo, Plane]:

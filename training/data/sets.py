@@ -1,27 +1,35 @@
-"""Named sets of procedural photographs: which seed, which difficulty. Disjoint by their seeds."""
+"""Named sets of procedural photographs: which seed, which difficulty, which kinds. Disjoint by their seeds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from training.data.degrade import Photo
+from training.data.degrade import Photo, camera
+from training.data.phenomena import HARD, PLAIN, RICH, Mixture, compose
 from training.data.raster import Plane
-from training.data.scene import Level, sample
+from training.data.scene import Level
 
 
 @dataclass(frozen=True)
 class ProceduralSet:
-    """A seeded, endless list of photographs with mattes."""
+    """A seeded, endless list of photographs with mattes.
+
+    `level` says how much backgrounds are cluttered, sharp and like the subject, `mixture` how often each kind of scene
+    comes.
+    """
 
     seed: int
     level: Level
+    mixture: Mixture = field(default_factory=lambda: PLAIN)
 
     def item(self, index: int, size: int) -> tuple[Photo, Plane]:
         """Image uint8 (size, size, 3) and alpha float32 (size, size) of one index."""
-        return sample(index, size, self.seed, self.level)
+        scene, rng = compose(index, size, self.seed, self.level, self.mixture)
+        return camera(scene.image, rng), scene.alpha
 
 
 SETS: dict[str, ProceduralSet] = {
     "train": ProceduralSet(1, "mixed"),
+    "rich": ProceduralSet(2, "mixed", RICH),
     "heldout": ProceduralSet(7001, "mixed"),
     "heldout-easy": ProceduralSet(7002, "easy"),
-    "heldout-hard": ProceduralSet(7003, "hard"),
+    "heldout-hard": ProceduralSet(7003, "hard", HARD),
 }

@@ -22,6 +22,11 @@ def rotate(contour: Points, angle: float, about: Pair = (0.0, 0.0)) -> Points:
     return (contour - about) @ turn + about
 
 
+def shifted(contour: Points, x: float, y: float) -> Points:
+    """`contour` moved by (x, y)."""
+    return contour + np.array((x, y))
+
+
 def mirror(contour: Points, x: float = 0.0) -> Points:
     """`contour` reflected in the vertical line at `x`."""
     return contour * (-1.0, 1.0) + (2.0 * x, 0.0)

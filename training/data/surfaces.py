@@ -1,5 +1,7 @@
 """Surfaces of made things: glazed, enamelled, painted, printed."""
 
+import numpy as np
+
 from training.data.palettes import CERAMIC, METAL, Colour, any_colour, pick, related
 from training.data.parts import Material, patterned
 from training.data.shapes import Rng
@@ -19,6 +21,8 @@ _SURFACES = (
     "wood",
 )
 
+_NATURAL = ("brick", "grass", "gravel", "moon", "tissue", "coins", "stars")
+
 
 def glazed(rng: Rng) -> Material:
     """Ceramic, glass, enamel or metal: smooth, shining, sometimes decorated."""
@@ -34,6 +38,22 @@ def glazed(rng: Rng) -> Material:
         relief=float(rng.uniform(0.4, 0.9)),
         gloss=float(rng.uniform(0.1, 0.7)),
     )
+
+
+def natural(rng: Rng) -> Material:
+    """Stone, grass, tissue: textures from real photographs, in any colours."""
+    colour = any_colour(rng)
+    return patterned(rng, colour, related(rng, colour, 0.6), _NATURAL, (0.4, 2.0))
+
+
+def printed(rng: Rng) -> Material:
+    """Paper with something on it that looks like writing."""
+    ink = any_colour(rng) * 0.5
+    paper = np.full(3, float(rng.uniform(0.85, 0.98)))
+    kind = str(rng.choice(["text", "print", "handwriting"]))
+    if kind == "text":
+        return Material(paper, ink, kind, scale=1.0, contrast=0.9)
+    return Material(ink, paper, kind, scale=1.0, contrast=1.0)
 
 
 def painted(rng: Rng, colour: Colour | None = None) -> Material:

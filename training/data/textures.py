@@ -138,9 +138,22 @@ def _photographed(name: str) -> Callable[[Rng], Plane]:
     def load(rng: Rng) -> Plane:
         from skimage import data  # slow to import, and only this needs it
 
-        return _normalised(getattr(data, name)().astype(np.float32))
+        picture = getattr(data, name)().astype(np.float32)
+        grey = picture.mean(axis=2) if picture.ndim == 3 else picture
+        return _normalised(_squared(grey))
 
     return load
+
+
+def _squared(grey: Plane) -> Plane:
+    """The middle of a picture as a tile."""
+    side = min(grey.shape)
+    top, left = (grey.shape[0] - side) // 2, (grey.shape[1] - side) // 2
+    middle = grey[top : top + side, left : left + side]
+    if side == TILE:
+        return middle
+    how = cv2.INTER_AREA if side > TILE else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(middle, (TILE, TILE), interpolation=how), np.float32)
 
 
 _MAKERS: dict[str, Callable[[Rng], Plane]] = {
@@ -170,6 +183,13 @@ _MAKERS: dict[str, Callable[[Rng], Plane]] = {
     "brick": _photographed("brick"),
     "grass": _photographed("grass"),
     "gravel": _photographed("gravel"),
+    # A tile's place in this list is part of its seed: new ones go to the end.
+    "moon": _photographed("moon"),
+    "coins": _photographed("coins"),
+    "print": _photographed("page"),
+    "handwriting": _photographed("text"),
+    "tissue": _photographed("immunohistochemistry"),
+    "stars": _photographed("hubble_deep_field"),
 }
 NAMES: tuple[str, ...] = tuple(_MAKERS)
 

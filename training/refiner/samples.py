@@ -15,7 +15,6 @@ from matting.band import boundary_band
 from training.data.closeups import closeup
 from training.data.degrade import Photo
 from training.data.raster import Plane
-from training.data.scene import Level, sample
 from training.data.sets import SETS
 from training.data.shapes import Rng
 from training.refiner.coarse import coarse_pair
@@ -61,8 +60,8 @@ _closeup = lru_cache(maxsize=32)(closeup)
 
 
 @lru_cache(maxsize=32)
-def _scene(index: int, size: int, seed: int, level: Level) -> tuple[Photo, Plane]:
-    return sample(index, size, seed, level)
+def _scene(data_set: str, index: int, size: int) -> tuple[Photo, Plane]:
+    return SETS[data_set].item(index, size)
 
 
 def _near_boundary(rng: Rng, alpha: Plane, window: int) -> tuple[int, int]:
@@ -95,7 +94,7 @@ def window_of(config: RefinerConfig, step: int, slot: int, rng: Rng, side: int) 
         near = _closeup(step // config.closeup_windows * config.batch + slot, side, source.seed, source.level)
         return _turned(rng, *near)
     index = step // config.scene_windows * config.batch + slot
-    image, alpha = _scene(index, config.scene_size, source.seed, source.level)
+    image, alpha = _scene(config.data_set, index, config.scene_size)
     top, left = _near_boundary(rng, alpha, side)
     part = np.s_[top : top + side, left : left + side]
     return _turned(rng, image[part], alpha[part])

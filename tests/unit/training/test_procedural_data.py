@@ -10,7 +10,7 @@ from training.data.raster import Light, render
 from training.data.scene import compose, sample
 from training.data.sets import SETS
 from training.data.shapes import box, ellipse
-from training.data.subjects import FAMILIES
+from training.data.subjects import FAMILIES, RICH_FAMILIES
 
 LIGHT = Light((0.6, -0.8), 0.5)
 GREY = plain(np.array([0.5, 0.5, 0.5]))
@@ -44,7 +44,7 @@ def test_sets_share_no_photograph():
     assert len(set(digests)) == len(digests)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(FAMILIES | RICH_FAMILIES))
 def test_every_family_gives_a_subject_in_the_frame(family):
     for index in range(6):
         _, alpha = sample(index, 64, 11, family=family)
