@@ -101,8 +101,13 @@ def compose(settings: Settings, make_backend: Callable[[], Backend] | None = Non
     settings = settings.for_host(host_limits())
     metrics = Metrics()
     models = Models(served_models(settings))
-    makers = [make_backend or _backend_maker(settings)] * settings.gpu_streams
-    engine = Engine(makers, EngineLimits(max_batch=settings.max_batch), metrics)
+    # Streams outside, GPUs inside: the first batches go to different GPUs.
+    makers = [
+        make_backend or _backend_maker(settings, gpu)
+        for _ in range(settings.gpu_streams)
+        for gpu in settings.gpus or (0,)
+    ]
+    engine = Engine(makers, _engine_limits(settings), metrics)
     if settings.max_memory_inside_mib is None or settings.max_uploads_mib is None or settings.cpu_workers is None:
         raise RuntimeError("This is a bug: `for_host` must decide everything that was left to the machine")
     limits = AdmissionLimits(
@@ -215,33 +220,38 @@ def served_refiner(settings: Settings) -> Refiner | None:
     return embedded_refiner() if settings.refiner == "embedded" else open_refiner(Path(settings.refiner))
 
 
-def _backend_maker(settings: Settings) -> Callable[[], Backend]:
+def _engine_limits(settings: Settings) -> EngineLimits:
+    latency_ms = settings.batch_latency_ms
+    return EngineLimits(settings.max_batch, batch_latency_s=latency_ms / 1000 if latency_ms is not None else None)
+
+
+def _backend_maker(settings: Settings, gpu: int) -> Callable[[], Backend]:
     """What makes the backend, later, in the thread of its device; runtimes are imported there too."""
+    named = settings.device == "cuda" or bool(settings.gpus)  # so that another device would be the wrong one
 
     def make_fake() -> Backend:
         from server.backends.fake import FakeBackend, FakeOptions
 
-        return FakeBackend(FakeOptions(delay_s=settings.fake_latency_s))
+        name = f"fake:{gpu}" if settings.gpus else "fake"
+        return FakeBackend(FakeOptions(delay_s=settings.fake_latency_s, name=name))
 
     def make_ort() -> Backend:
         from server.backends.ort import OrtBackend, OrtOptions, has_cuda
 
-        wanted = settings.device == "cuda" or (settings.device == "auto" and has_cuda())
-        allow_cpu = settings.allow_cpu or settings.device == "auto"
-        options = OrtOptions(settings.threads or 1, 0 if wanted else None, allow_cpu, settings.gpu_memory_mib)
+        index = gpu if named or (settings.device == "auto" and has_cuda()) else None
+        options = OrtOptions(settings.threads or 1, index, settings.allow_cpu or not named, settings.gpu_memory_mib)
         return OrtBackend(options)
 
     def make_torch() -> Backend:
         from server.backends.torch_cuda import TorchBackend, TorchOptions, has_cuda
 
-        wanted = settings.device == "cuda" or (settings.device == "auto" and has_cuda())
-        options = TorchOptions(settings.threads or 1, 0 if wanted else None, settings.allow_cpu, settings.tune_kernels)
-        return TorchBackend(options)
+        index = gpu if named or (settings.device == "auto" and has_cuda()) else None
+        return TorchBackend(TorchOptions(settings.threads or 1, index, settings.allow_cpu, settings.tune_kernels))
 
     def make_trt() -> Backend:
         from server.backends.trt import TrtBackend, TrtOptions
 
-        return TrtBackend(TrtOptions(build_plans=settings.build_plans))
+        return TrtBackend(TrtOptions(gpu, build_plans=settings.build_plans))
 
     make = {"fake": make_fake, "ort": make_ort, "trt": make_trt, "torch": make_torch}[settings.backend]
 

@@ -85,12 +85,14 @@ class FakeOptions:
         item_delay_s: Seconds more for each item of it.
         max_batch: As `Device.max_batch`.
         look_ahead: As `Device.look_ahead`.
+        name: As `Device.name`.
     """
 
     delay_s: float = 0.0
     item_delay_s: float = 0.0
     max_batch: int = 8
     look_ahead: int = 0
+    name: str = "fake"
 
 
 class FakeBackend:
@@ -113,7 +115,7 @@ class FakeBackend:
 
     @property
     def device(self) -> Device:
-        return Device("fake", self._options.max_batch, self._options.look_ahead, on_host=True)
+        return Device(self._options.name, self._options.max_batch, self._options.look_ahead, on_host=True)
 
     def load(self, artifact_id: str, artifact: Artifact) -> str:
         self._manifests[artifact_id] = artifact.manifest

@@ -11,104 +11,33 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 
-from server.backends.base import Backend, BackendFault, Device, OutOfMemoryFault
+from server.backends.base import BackendFault, OutOfMemoryFault
 from server.engine.batching import BatchLimit, BatchQueue, Claim, Member
+from server.engine.devices import Worker, artifact_of, idlest, living, sharing
+from server.engine.flights import Entry, Flight, too_late
 from server.engine.items import EngineLimits, Item, Outcome
-from server.engine.warmup import SelfTestFailedError, Warm, prove
-from server.engine.worker import Answers, DeviceThread, run_items
+from server.engine.worker import Answers, Desk
 from server.errors import DeadlineExceededError, DeviceLostError, InferenceError, ServerError
 from server.observability.metrics import Metrics
-from server.observability.station import Station
 
 _log = logging.getLogger(__name__)
 _ROUNDING = 1e-9  # of sums of shares of batches
 
 
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One item that waits for its answer.
-
-    Attributes:
-        gone: Why nobody waits for it any more, once its answer is cancelled.
-    """
-
-    item: Item
-    answer: asyncio.Future[Outcome]
-    arrived: float
-    gone: str = "cancelled"
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """A batch on its way to a device and back.
-
-    Attributes:
-        sent: Members that the device really ran; the others had left or expired by then. Set by the device thread.
-        alone: A retry of one member of a batch that failed.
-    """
-
-    artifact_id: str
-    members: Sequence[Member[Entry]]
-    alone: bool = False
-    sent: Sequence[Member[Entry]] = ()
-    job: "Future[Answers | None]" = field(default_factory=Future)
-
-    def run(self, backend: Backend, station: Station, clock: Callable[[], float]) -> Answers | None:
-        """In the device thread: leave out who has left or is too late, and run the others."""
-        now = clock()
-        sent = [member for member in self.members if not member.value.answer.done() and member.claim.deadline > now]
-        station.leave(len(self.members) - len(sent))
-        self.sent = sent
-        if not sent:
-            return None
-        return run_items(backend, self.artifact_id, [member.value.item.arrays for member in sent], station, clock)
-
-    def release(self) -> "Future[Answers | None]":
-        """Forget the job, which knows the flight: the cycle would keep the arrays until garbage is collected."""
-        job, self.job = self.job, Future()
-        return job
-
-    def examine(self, backend: Backend, error: BaseException, warm: Warm) -> BackendFault | None:
-        """In the device thread, after a fault and before anything else runs: is the device itself still sound?"""
-        fatal = isinstance(error, BackendFault) and error.fatal
-        if self.alone or fatal or isinstance(error, OutOfMemoryFault) or warm.self_test is None:
-            return None
-        try:
-            prove(backend, self.artifact_id, warm.self_test, warm.precision)
-        except (BackendFault, SelfTestFailedError) as found:
-            return BackendFault(f"it does not pass its self-test after a fault: {found}", fatal=True)
-        return None
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """A device as the dispatcher sees it.
-
-    Attributes:
-        flights: Posted to it and not back yet; the first is running or about to.
-        warm: What it proved it can run, by artifact id.
-        loading: Graphs being loaded: the device is busy, not hung.
-    """
-
-    thread: DeviceThread
-    device: Device
-    flights: list[Flight] = field(default_factory=list)
-    warm: dict[str, Warm] = field(default_factory=dict)
-    loading: int = 0
-    watchdog: asyncio.TimerHandle | None = None
-
-
 class Dispatcher:
-    """Owns the queue, and hands batches to whichever device is free."""
+    """Owns the queue, and hands batches to whichever device is free.
+
+    Attributes:
+        workers: All devices that were opened; those that are lost serve no more.
+        lost: Why the last of them was lost, and with it the process; None while one serves.
+    """
 
     def __init__(self, limits: EngineLimits, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
         self._queue: BatchQueue[Entry] = BatchQueue(limits.ageing_s)
-        self._batch_limits: dict[Hashable, BatchLimit] = {}
         self._most: dict[str, int] = {}
         self._pending: Counter[str] = Counter()  # items without an answer, by artifact id
         self._settled: list[asyncio.Future[None]] = []  # who waits for that to change
@@ -117,14 +46,16 @@ class Dispatcher:
         metrics.watch_queue(self._queue.__len__)
 
     def allow(self, artifact_id: str, max_batch: int) -> None:
-        """From now on batches of an artifact may have this many items."""
+        """From now on batches of an artifact may have this many items, or what a device has warmed up."""
         self._most[artifact_id] = max_batch
-        self._forget_limits(artifact_id)
+        for worker in self.workers:
+            worker.forget_limits(artifact_id)
 
     def forget(self, artifact_id: str) -> None:
         """No more items of an artifact will come."""
         self._most.pop(artifact_id, None)
-        self._forget_limits(artifact_id)
+        for worker in self.workers:
+            worker.forget_limits(artifact_id)
 
     def add(self, item: Item) -> tuple[Entry, Member[Entry]]:
         """Queue an item; its answer comes by `entry.answer`."""
@@ -146,7 +77,7 @@ class Dispatcher:
 
     def expire(self, member: Member[Entry]) -> None:
         """The deadline has passed: answer at once, wherever the item is."""
-        _fail(member.value, _too_late())
+        member.value.fail(too_late())
         self._withdraw(member)
 
     def wait_s(self, ahead: int) -> float:
@@ -156,24 +87,23 @@ class Dispatcher:
         many. Of the requests that are still to come nothing is known: they are taken to be a mix of the same kind, or,
         where nothing waits, to be for the artifact with the smallest batches.
         """
-        most = {artifact_id: self._size(artifact_id) for artifact_id in {*self._most, *self._pending}}
+        most = {artifact_id: self._round(artifact_id) for artifact_id in {*self._most, *self._pending}}
         items = self._pending.total()
-        batches = sum(count / most[artifact_id] for artifact_id, count in self._pending.items())
-        per_batch = items / batches if items else min(most.values(), default=1)
-        batches += max(0, ahead - items) / per_batch
-        whole = math.floor(batches / max(1, len(self.workers)) + _ROUNDING)
-        return whole * (self._metrics.device.task_s or 0.0)
+        rounds = sum(count / most[artifact_id] for artifact_id, count in self._pending.items())
+        per_round = items / rounds if items else min(most.values(), default=1)
+        rounds += max(0, ahead - items) / per_round
+        return math.floor(rounds + _ROUNDING) * (self._metrics.device.task_s or 0.0)
 
     def dispatch(self) -> None:
-        """Give every device that has room the most urgent batch there is."""
-        if self.lost is None and self.workers:
-            for worker in self.workers:
-                self._recall(worker)
-            while len(self._queue):
-                worker = min(self.workers, key=lambda each: len(each.flights))
-                if len(worker.flights) > worker.device.look_ahead:
-                    break
-                self._launch(worker)
+        """Give every device that has room the most urgent batch there is.
+
+        Devices that are equally idle share what waits: two small batches side by side are done before one large one.
+        """
+        for worker in living(self.workers):
+            self._recall(worker)
+        while len(self._queue) and (idle := idlest(self.workers)) is not None:
+            worker, as_idle = idle
+            self._launch(worker, math.ceil(len(self._queue) / as_idle))
 
     async def settled(self, artifact_id: str | None = None) -> None:
         """Wait until every item, or every item of an artifact, has been answered."""
@@ -182,34 +112,47 @@ class Dispatcher:
             self._settled.append(changed)
             await changed
 
-    def lose(self, reason: str, landed: Sequence[Member[Entry]] = ()) -> None:
-        """Give the device up for good: whatever waits, runs or has just landed is answered with `DeviceLostError`."""
-        if self.lost is not None:
-            return
-        self.lost = reason
-        self._metrics.faults.labels("fatal").inc()
-        _log.critical("device lost: %s", reason)
-        self.fail_all(DeviceLostError(f"the device is lost: {reason}"), landed)
-        for worker in self.workers:
-            self._watch(worker)
+    def lose(self, worker: Worker, reason: str, landed: Sequence[Member[Entry]] = ()) -> None:
+        """Take a device out for good.
 
-    def fail_all(self, error: ServerError, landed: Sequence[Member[Entry]] = ()) -> None:
-        """Answer everything that waits or runs, and what has just landed, with an error."""
-        flying = [member for worker in self.workers for flight in worker.flights for member in flight.members]
-        flying += landed
+        What ran on it and has just landed is answered with `DeviceLostError`: it may be what the device died of, and
+        must not be tried on the next one. What it had not begun goes to the others. When it was the last one,
+        everything is answered, and the process is lost.
+        """
+        lost_now = worker.lost is None
+        for each in sharing(self.workers, worker):
+            each.lose(reason)
+        alive = living(self.workers)
+        if lost_now:
+            self._metrics.faults.labels("fatal", worker.name).inc()
+            self._metrics.device.capacity = max(1, len(alive))
+            for each in sharing(self.workers, worker):
+                self._metrics.device_lost(each.name)
+            _log.critical("device lost: %s", reason, extra={"device": worker.name, "devices_left": len(alive)})
+        error = DeviceLostError(f"the device is lost: {reason}")
+        for member in landed:
+            member.value.fail(error)
+        if not alive:
+            self.lost = self.lost or reason
+            self.fail_all(error)
+        for each in self.workers if self.lost is not None else sharing(self.workers, worker):
+            self._take_back(each)
+            self._watch(each)
+        self.dispatch()
+
+    def fail_all(self, error: ServerError) -> None:
+        """Answer everything that waits or runs with an error."""
         for worker in self.workers:
-            for flight in worker.flights[:]:
-                if flight.job.cancel():
-                    flight.release()
-                    worker.flights.remove(flight)
-                    self._metrics.device.leave(len(flight.members))
+            self._take_back(worker)
         waiting = self._queue.clear()
         self._metrics.device.leave(len(waiting))
+        flying = [member for worker in self.workers for flight in worker.flights for member in flight.members]
         for member in (*flying, *waiting):
-            _fail(member.value, error)
+            member.value.fail(error)
 
-    def _launch(self, worker: Worker) -> None:
-        batch = self._queue.take(self._clock(), lambda group: self._limit(group).current(self._clock()))
+    def _launch(self, worker: Worker, share: int) -> None:
+        now = self._clock()
+        batch = self._queue.take(now, lambda group: min(share, self._limit(worker, group).current(now)))
         for member in batch.expired:
             self._metrics.device.leave()
             self._dropped(member)
@@ -218,7 +161,7 @@ class Dispatcher:
 
     def _post(self, worker: Worker, flight: Flight) -> None:
         loop = asyncio.get_running_loop()
-        station, clock = self._metrics.device, self._clock
+        desk, clock = Desk(self._metrics.device, worker.name), self._clock
 
         def landed(job: "Future[Answers | None]") -> None:
             if not job.cancelled():
@@ -227,7 +170,7 @@ class Dispatcher:
 
         warm = worker.warm.get(flight.artifact_id)
         flight.job = worker.thread.post(
-            lambda backend: flight.run(backend, station, clock),
+            lambda backend: flight.run(backend, desk, clock),
             lambda backend, error: None if warm is None else flight.examine(backend, error, warm),
         )
         worker.flights.append(flight)
@@ -239,13 +182,17 @@ class Dispatcher:
         """Take back what the device has not begun, so that newcomers can still join it or overtake it."""
         if not len(self._queue):
             return
+        self._take_back(worker, alone=False)
+        if not worker.flights:  # it may get nothing in their place: what was taken back can have expired
+            self._watch(worker)
+
+    def _take_back(self, worker: Worker, *, alone: bool = True) -> None:
+        """Queue again what the device has not begun; `alone` is whether also what is to be retried one by one."""
         for flight in worker.flights[:]:
-            if not flight.alone and flight.job.cancel():
+            if (alone or not flight.alone) and flight.job.cancel():
                 flight.release()
                 worker.flights.remove(flight)
                 self._requeue(flight.members)
-        if not worker.flights:  # it may get nothing in their place: what was taken back can have expired
-            self._watch(worker)
 
     def _requeue(self, members: Sequence[Member[Entry]]) -> None:
         gone = [member for member in members if member.value.answer.done()]
@@ -255,24 +202,28 @@ class Dispatcher:
         self._queue.put_back(member for member in members if not member.value.answer.done())
 
     def _landed(self, worker: Worker, flight: Flight) -> None:
-        worker.flights.remove(flight)
-        self._watch(worker)
-        sent = set(map(id, flight.sent))
-        for member in flight.members:
-            if id(member) not in sent:
-                self._dropped(member)
         job = flight.release()
         error = job.exception()
-        if error is not None:
-            if not flight.sent:  # the thread refused to touch a lost device
-                self._metrics.device.leave(len(flight.members))
+        if error is not None and not flight.sent:  # the thread refused to touch a lost device
+            self._requeue(flight.members)
+        if flight not in worker.flights:
+            return  # the device hung, and everything of it was settled then
+        worker.flights.remove(flight)
+        self._watch(worker)
+        if error is None or flight.sent:
+            sent = set(map(id, flight.sent))
+            for member in flight.members:
+                if id(member) not in sent:
+                    self._dropped(member)
+        if flight.sent and error is not None:
             self._failed(worker, flight, error)
-        elif (answers := job.result()) is not None:
-            self._answer(flight, answers)
+        elif error is None and (answers := job.result()) is not None:
+            self._answer(worker, flight, answers)
         self.dispatch()
 
-    def _answer(self, flight: Flight, answers: Answers) -> None:
+    def _answer(self, worker: Worker, flight: Flight, answers: Answers) -> None:
         size = len(flight.sent)
+        self._metrics.device_batches.labels(worker.name).inc()
         self._metrics.batch_size.observe(size)
         self._metrics.inference_seconds.observe(answers.inference_s)
         for member, arrays in zip(flight.sent, answers.outputs, strict=True):
@@ -290,23 +241,27 @@ class Dispatcher:
             exc_info=error,
             extra={
                 "model": flight.artifact_id,
+                "device": worker.name,
                 "batch_size": len(flight.sent),
                 "requests": [member.value.item.request_id for member in flight.sent],
             },
         )
         if isinstance(error, BackendFault) and error.fatal:
-            self.lose(str(error), flight.sent)
+            self.lose(worker, str(error), flight.sent)
+        elif worker.lost is not None:  # by another thread of its device
+            for member in flight.sent:
+                member.value.fail(DeviceLostError(f"the device is lost: {worker.lost}"))
         elif isinstance(error, OutOfMemoryFault):
-            self._out_of_memory(flight, error)
+            self._out_of_memory(worker, flight, error)
         else:
             self._isolate(worker, flight, error)
 
-    def _out_of_memory(self, flight: Flight, error: BaseException) -> None:
-        self._metrics.faults.labels("out_of_memory").inc()
+    def _out_of_memory(self, worker: Worker, flight: Flight, error: BaseException) -> None:
+        self._metrics.faults.labels("out_of_memory", worker.name).inc()
         size = len(flight.sent)
-        self._limit(flight.sent[0].claim.group).shrink(size, self._clock())
+        self._limit(worker, flight.sent[0].claim.group).shrink(size, self._clock())
         if size == 1:
-            _fail(flight.sent[0].value, InferenceError(f"the device has no memory for this image: {error}"))
+            flight.sent[0].value.fail(InferenceError(f"the device has no memory for this image: {error}"))
         else:
             self._metrics.device.arrive(size)
             self._requeue(flight.sent)
@@ -314,10 +269,10 @@ class Dispatcher:
     def _isolate(self, worker: Worker, flight: Flight, error: BaseException) -> None:
         """The device has proved that it still works: run the members one by one, so that only the poison one fails."""
         if len(flight.sent) == 1:
-            self._metrics.faults.labels("item").inc()
-            _fail(flight.sent[0].value, InferenceError(f"the device failed on this image: {error}"))
+            self._metrics.faults.labels("item", worker.name).inc()
+            flight.sent[0].value.fail(InferenceError(f"the device failed on this image: {error}"))
         else:
-            self._metrics.faults.labels("batch").inc()
+            self._metrics.faults.labels("batch", worker.name).inc()
         if len(flight.sent) > 1:
             self._metrics.device.arrive(len(flight.sent))
             for member in flight.sent:
@@ -334,8 +289,13 @@ class Dispatcher:
     def _hangs(self, worker: Worker) -> None:
         if worker.loading:
             self._watch(worker)
-        else:
-            self.lose(f"{worker.device.name} did not answer for {self._limits.hang_s:g} s")
+            return
+        self._take_back(worker)
+        stuck = [flight for flight in worker.flights if not flight.job.done()]
+        worker.flights = [flight for flight in worker.flights if flight.job.done()]  # about to land
+        self._metrics.device.dismiss(worker.name)
+        members = [member for flight in stuck for member in flight.members]
+        self.lose(worker, f"{worker.name} did not answer for {self._limits.hang_s:g} s", members)
 
     def _withdraw(self, member: Member[Entry]) -> None:
         if self._queue.discard(member):
@@ -353,7 +313,7 @@ class Dispatcher:
 
     def _dropped(self, member: Member[Entry]) -> None:
         """Count a member that left or expired before it cost device time, and answer it if nobody has."""
-        _fail(member.value, _too_late())
+        member.value.fail(too_late())
         if member.value.item.part:
             return
         if member.value.answer.cancelled():
@@ -361,34 +321,10 @@ class Dispatcher:
         elif isinstance(member.value.answer.exception(), DeadlineExceededError):
             self._metrics.dropped.labels("expired").inc()
 
-    def _limit(self, group: Hashable) -> BatchLimit:
-        limit = self._batch_limits.get(group)
-        if limit is None:
-            artifact_id = group[0] if isinstance(group, tuple) else ""
-            limit = BatchLimit(self._most.get(artifact_id, 1), self._limits.oom_recovery_s)
-            self._batch_limits[group] = limit
-        return limit
+    def _limit(self, worker: Worker, group: Hashable) -> BatchLimit:
+        return worker.limit(group, self._most.get(artifact_of(group), 1), self._limits.oom_recovery_s)
 
-    def _size(self, artifact_id: str) -> int:
-        """Of its largest batch, as memory allows it now."""
-        now = self._clock()
-        limits = [
-            limit for group, limit in self._batch_limits.items() if isinstance(group, tuple) and group[0] == artifact_id
-        ]
-        return min((limit.current(now) for limit in limits), default=self._most.get(artifact_id, 1))
-
-    def _forget_limits(self, artifact_id: str) -> None:
-        self._batch_limits = {
-            group: limit
-            for group, limit in self._batch_limits.items()
-            if not (isinstance(group, tuple) and group[0] == artifact_id)
-        }
-
-
-def _fail(entry: Entry, error: ServerError) -> None:
-    if not entry.answer.done():
-        entry.answer.set_exception(error)
-
-
-def _too_late() -> DeadlineExceededError:
-    return DeadlineExceededError("the deadline passed before the network's answer was there")
+    def _round(self, artifact_id: str) -> int:
+        """Items of an artifact that all devices together run at once, as memory allows it now."""
+        now, most = self._clock(), self._most.get(artifact_id, 1)
+        return sum(worker.size(artifact_id, most, now) for worker in living(self.workers)) or most

@@ -10,9 +10,10 @@ import numpy as np
 
 from artifact import Artifact, Manifest
 from server.backends.base import Backend, BackendFault, Device
-from server.engine.dispatch import Dispatcher, Worker
+from server.engine.devices import Worker, living, names_of
+from server.engine.dispatch import Dispatcher
 from server.engine.items import EngineLimits, Item, Outcome, cancelled_for
-from server.engine.warmup import Warm, warm_up
+from server.engine.warmup import Search, Warm, warm_up
 from server.engine.worker import DeviceThread
 from server.errors import DeadlineExceededError, DeviceLostError, DrainingError, NotReadyError, UnknownModelError
 from server.observability.metrics import Metrics
@@ -52,7 +53,8 @@ class Engine:
         self._clock = clock
         self._dispatcher = Dispatcher(limits, metrics, clock)
         self._manifests: dict[str, Manifest] = {}
-        self._labels: dict[str, dict[str, str]] = {}
+        self._labels: dict[str, list[dict[str, str]]] = {}
+        self._limited: dict[str, list[str]] = {}  # devices whose batch limit is published, by artifact id
         self._unready: str | None = "the engine has not been started"
         self._draining = False
 
@@ -65,24 +67,25 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Every model of `start` is warm and proved, no device is lost, and new items are accepted."""
+        """Every model of `start` is warm and proved, a device is left, and new items are accepted."""
         return self.unready_reason is None
 
     @property
     def live(self) -> bool:
-        """False once a device is lost: only a new process cures that."""
+        """False once the last device is lost: only a new process cures that. As long as one lives, it serves."""
         return self._dispatcher.lost is None
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """The devices, from `start` on."""
+        """The devices, from `start` on, also those that were lost since."""
         return tuple(worker.device for worker in self._dispatcher.workers)
 
     @property
     def precisions(self) -> Mapping[str, str]:
         """The precision each served artifact runs at, by artifact id."""
         workers = self._dispatcher.workers
-        return {name: workers[0].warm[name].precision for name in self._manifests} if workers else {}
+        warm = {name: found.precision for worker in workers for name, found in worker.warm.items()}
+        return {name: warm[name] for name in self._manifests if name in warm}
 
     async def start(self, models: Mapping[str, Artifact], max_batches: Mapping[str, int] = _NO_LIMITS) -> None:
         """Open the devices, warm every model and prove its answers; ready after that.
@@ -123,8 +126,8 @@ class Engine:
             BackendFault, ArtifactError, SelfTestFailedError: As `start`; the artifact is not served then, and
                 everything else goes on as before.
         """
-        workers = self._dispatcher.workers
-        if not workers or artifact_id in self._manifests:
+        workers = living(self._dispatcher.workers)
+        if not self._dispatcher.workers or artifact_id in self._manifests:
             raise ValueError(f"artifact {artifact_id}: expected a started engine and a new id")
         warming = (self._warm(worker, artifact_id, artifact, max_batch) for worker in workers)
         try:
@@ -132,23 +135,30 @@ class Engine:
         except asyncio.CancelledError:
             self._unload(artifact_id)
             raise
-        failures = [result for result in results if isinstance(result, BaseException)]
-        if failures:
+        failures = [
+            (worker, result)
+            for worker, result in zip(workers, results, strict=True)
+            if isinstance(result, BaseException) and worker.lost is None
+        ]
+        if failures or not living(workers):
             self._unload(artifact_id)
-            if self.ready and any(isinstance(failure, BackendFault) and failure.fatal for failure in failures):
-                self._dispatcher.lose(str(failures[0]))
-            raise failures[0]
-        self._dispatcher.allow(artifact_id, min(worker.warm[artifact_id].max_batch for worker in workers))
+            for worker, failure in failures:
+                if self.ready and isinstance(failure, BackendFault) and failure.fatal:
+                    self._dispatcher.lose(worker, str(failure))
+            raise failures[0][1] if failures else BackendFault(self.unready_reason or "", fatal=True)
+        self._dispatcher.allow(artifact_id, max(worker.warm[artifact_id].max_batch for worker in living(workers)))
         self._manifests[artifact_id] = artifact.manifest
-        self._publish(artifact_id, artifact, workers[0])
+        self._publish(artifact_id, artifact, living(workers))
 
     async def unload(self, artifact_id: str) -> None:
         """Stop serving an artifact; what waits for it is answered first."""
         self._manifests.pop(artifact_id, None)
         await self._dispatcher.settled(artifact_id)
         self._unload(artifact_id)
-        if (labels := self._labels.pop(artifact_id, None)) is not None:
+        for labels in self._labels.pop(artifact_id, ()):
             self._metrics.model_removed(labels)
+        for device in self._limited.pop(artifact_id, ()):
+            self._metrics.batch_limited(artifact_id, device, None)
 
     async def idle(self) -> None:
         """Wait until no item waits or runs: one that is then submitted, without another wait, runs at once."""
@@ -199,27 +209,37 @@ class Engine:
         joins: list[Awaitable[bool]] = [asyncio.to_thread(worker.thread.join, _CLOSE_S) for worker in workers]
         for worker, ended in zip(workers, await asyncio.gather(*joins), strict=True):
             if not ended:
-                _log.error("%s still runs a batch after %g s; it is left behind", worker.device.name, _CLOSE_S)
+                _log.error("%s still runs a batch after %g s; it is left behind", worker.name, _CLOSE_S)
 
     async def _open_devices(self) -> None:
         threads = [
             DeviceThread(make_backend, name=f"device-{index}") for index, make_backend in enumerate(self._make_backends)
         ]
-        backends = [thread.start() for thread in threads]
-        for thread, made in zip(threads, backends, strict=True):
-            backend = await asyncio.wrap_future(made)
-            self._dispatcher.workers.append(Worker(thread, backend.device))
+        opening = (asyncio.wrap_future(thread.start()) for thread in threads)
+        results = await asyncio.gather(*opening, return_exceptions=True)
+        made = [
+            (thread, found.device)
+            for thread, found in zip(threads, results, strict=True)
+            if not isinstance(found, BaseException)
+        ]
+        for (thread, device), name in zip(made, names_of([device for _, device in made]), strict=True):
+            self._dispatcher.workers.append(Worker(thread, device, name))
+            self._metrics.device_opened(name)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
         self._metrics.device.capacity = len(threads)
 
     async def _warm(self, worker: Worker, artifact_id: str, artifact: Artifact, max_batch: int | None) -> None:
         most = self._limits.max_batch if self._limits.max_batch is not None else worker.device.max_batch
         most = min(most, artifact.manifest.max_batch, max_batch or most)
+        search = Search(most, self._limits.batch_latency_s, self._clock)
         slices: Generator[None, None, Warm] | None = None
 
         def job(backend: Backend) -> Warm | None:
             nonlocal slices
             if slices is None:
-                slices = warm_up(backend, artifact_id, artifact, most)
+                slices = warm_up(backend, artifact_id, artifact, search)
             try:
                 next(slices)
             except StopIteration as end:
@@ -230,15 +250,15 @@ class Engine:
         worker.loading += 1  # the first slice, the graph, may take much longer than the others, which are batches
         try:
             async with asyncio.timeout(self._limits.load_s):
-                warm = await asyncio.wrap_future(worker.thread.post(job))
+                warm = await worker.do(job)
         except TimeoutError as error:
-            detail = f"{worker.device.name} did not load {artifact_id} within {self._limits.load_s:g} s"
+            detail = f"{worker.name} did not load {artifact_id} within {self._limits.load_s:g} s"
             raise BackendFault(detail, fatal=True) from error
         finally:
             worker.loading -= 1
         while warm is None:
             # One job per slice: a batch that was sent in the meantime is in the thread's line before the next one.
-            warm = await asyncio.wrap_future(worker.thread.post(job))
+            warm = await worker.do(job)
         worker.warm[artifact_id] = warm
         self._metrics.device.assume(warm.item_s)
 
@@ -248,19 +268,26 @@ class Engine:
             worker.warm.pop(artifact_id, None)
             worker.thread.post(lambda backend: backend.unload(artifact_id))
 
-    def _publish(self, artifact_id: str, artifact: Artifact, worker: Worker) -> None:
+    def _publish(self, artifact_id: str, artifact: Artifact, workers: Sequence[Worker]) -> None:
         manifest = artifact.manifest
-        labels = {
-            "model": artifact_id,
-            "kind": manifest.kind,
-            "backbone": manifest.backbone,
-            "size": "x".join(map(str, manifest.input_size)),
-            "precision": worker.warm[artifact_id].precision,
-            "device": worker.device.name,
-            "sha256": artifact.sha256,
-        }
-        self._labels[artifact_id] = labels
-        self._metrics.model_served(labels)
+        on = {worker.device.name: worker.warm[artifact_id].precision for worker in workers}
+        self._labels[artifact_id] = [
+            {
+                "model": artifact_id,
+                "kind": manifest.kind,
+                "backbone": manifest.backbone,
+                "size": "x".join(map(str, manifest.input_size)),
+                "precision": precision,
+                "device": device,
+                "sha256": artifact.sha256,
+            }
+            for device, precision in on.items()
+        ]
+        for labels in self._labels[artifact_id]:
+            self._metrics.model_served(labels)
+        self._limited[artifact_id] = [worker.name for worker in workers]
+        for worker in workers:
+            self._metrics.batch_limited(artifact_id, worker.name, worker.warm[artifact_id].max_batch)
 
     def _check(self, item: Item) -> None:
         if not self.live:

@@ -68,6 +68,8 @@ class EngineLimits:
         ageing_s: Waiting this long lifts an item by one priority.
         oom_recovery_s: This long after running out of memory the halved batch limit is doubled again.
         hang_s: A batch that takes longer means that the device hangs, and the process is given up.
+        batch_latency_s: Longest that a batch may take on the device; every size is timed while warming up, and larger
+            ones are not formed. None times nothing.
         load_s: A graph that takes longer to load, with what the device has before it, means the same. Runtimes that
             compile a graph for a device take minutes.
     """
@@ -77,6 +79,7 @@ class EngineLimits:
     oom_recovery_s: float = 60.0
     hang_s: float = 300.0
     load_s: float = 1800.0
+    batch_latency_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_batch is not None and self.max_batch < 1:
@@ -84,3 +87,5 @@ class EngineLimits:
         for name in ("ageing_s", "oom_recovery_s", "hang_s", "load_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a positive number of seconds, found {getattr(self, name)}")
+        if self.batch_latency_s is not None and not self.batch_latency_s > 0:
+            raise ValueError(f"batch_latency_s: expected a positive number of seconds, found {self.batch_latency_s}")

@@ -11,9 +11,10 @@ Rules of this module: everything runs in the device thread.
 """
 
 import logging
+import math
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from artifact import Artifact, Deviation, Manifest, SelfTest, load_self_test
 from server.backends.base import Arrays, Backend, OutOfMemoryFault
 
 _log = logging.getLogger(__name__)
+_TRIES = 2  # of a size that is timed, after its first run
 
 
 class SelfTestFailedError(Exception):
@@ -35,8 +37,9 @@ class Warm:
         precision: It runs at, as the backend says.
         self_test: To be run again after a fault; None for an artifact without files.
         deviation: The worst of the self-test over all batch sizes.
-        max_batch: Largest batch that fits into the device's memory.
+        max_batch: Largest batch that fits into the device's memory, and keeps within the time that one may take.
         item_s: Seconds of a warm batch of one.
+        batch_s: Seconds of a warm batch, by its size, of those that fit; empty where there is no such time.
     """
 
     precision: str
@@ -44,12 +47,37 @@ class Warm:
     deviation: Deviation | None
     max_batch: int
     item_s: float
+    batch_s: Mapping[int, float] = field(default_factory=dict)
 
 
-def warm_up(
-    backend: Backend, artifact_id: str, artifact: Artifact, max_batch: int, clock: Callable[[], float] = time.monotonic
-) -> Generator[None, None, Warm]:
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Which batches are tried, and which of them are good enough to be served.
+
+    Attributes:
+        max_batch: Largest that is tried.
+        latency_s: Longest that a batch may take; None is no limit, and nothing but a batch of one is timed.
+        clock: Monotonic seconds.
+    """
+
+    max_batch: int
+    latency_s: float | None = None
+    clock: Callable[[], float] = time.monotonic
+
+    def largest(self, fitting: int, batch_s: Mapping[int, float]) -> int:
+        """Of the sizes that fit, the largest that keeps within the time; a single image always runs.
+
+        What disturbs a measurement makes it longer, never shorter: a size that was in time is, whatever smaller ones
+        have shown.
+        """
+        limit_s = math.inf if self.latency_s is None else self.latency_s
+        return max((size for size, seconds in batch_s.items() if seconds <= limit_s), default=1) if batch_s else fitting
+
+
+def warm_up(backend: Backend, artifact_id: str, artifact: Artifact, search: Search) -> Generator[None, None, Warm]:
     """Load an artifact, run every batch size up to the limit, and test every answer; a slice of it at each `next`.
+
+    Which sizes fit is found by running them in what memory the device has free.
 
     Returns:
         What was found, when the last slice is done.
@@ -63,35 +91,52 @@ def warm_up(
     precision = backend.load(artifact_id, artifact)
     yield
     deviations, fitting = [], 1
+    batch_s: dict[int, float] = {}
+    inputs = test.inputs if test is not None else blank_inputs(artifact.manifest)
     # The largest first: an arena that has grown to it serves the smaller ones from what it has.
-    for size in range(max_batch, 0, -1):
+    for size in range(search.max_batch, 0, -1):
         try:
             if test is None:
-                backend.run(artifact_id, repeat(blank_inputs(artifact.manifest), size))
+                backend.run(artifact_id, repeat(inputs, size))
             else:
                 deviations.append(prove(backend, artifact_id, test, precision, size))
+            if search.latency_s is not None:
+                batch_s[size] = _seconds(backend, artifact_id, repeat(inputs, size), search.clock, _TRIES)
         except OutOfMemoryFault:
             if size == 1:
                 raise
         else:
             fitting = max(fitting, size)
         yield
-    before = clock()
-    backend.run(artifact_id, test.inputs if test is not None else blank_inputs(artifact.manifest))
-    item_s = clock() - before
+    item_s = batch_s[1] if batch_s else _seconds(backend, artifact_id, inputs, search.clock)
     worst = max(deviations, key=lambda deviation: deviation.max_abs, default=None)
-    _log.info(
-        "model is warm",
-        extra={
-            "model": artifact_id,
-            "device": backend.device.name,
-            "precision": precision,
-            "max_batch": fitting,
-            "self_test": str(worst) if worst is not None else "none",
-            "item_s": round(item_s, 4),
-        },
-    )
-    return Warm(precision, test, worst, fitting, item_s)
+    warm = Warm(precision, test, worst, search.largest(fitting, batch_s), item_s, batch_s)
+    _tell(artifact_id, backend.device.name, warm)
+    return warm
+
+
+def _seconds(backend: Backend, artifact_id: str, arrays: Arrays, clock: Callable[[], float], tries: int = 1) -> float:
+    """The shortest run of a batch that has run before."""
+    found = math.inf
+    for _ in range(tries):
+        before = clock()
+        backend.run(artifact_id, arrays)
+        found = min(found, clock() - before)
+    return found
+
+
+def _tell(artifact_id: str, device: str, warm: Warm) -> None:
+    fields = {
+        "model": artifact_id,
+        "device": device,
+        "precision": warm.precision,
+        "max_batch": warm.max_batch,
+        "self_test": str(warm.deviation) if warm.deviation is not None else "none",
+        "item_s": round(warm.item_s, 4),
+    }
+    if warm.batch_s:
+        fields["batch_s"] = " ".join(f"{size}:{seconds:.4f}" for size, seconds in sorted(warm.batch_s.items()))
+    _log.info("model is warm", extra=fields)
 
 
 def prove(backend: Backend, artifact_id: str, test: SelfTest, precision: str, size: int = 1) -> Deviation:

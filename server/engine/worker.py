@@ -120,6 +120,14 @@ class _Job(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class Desk:
+    """Where a device thread books its work: the station of all devices, and its own name there."""
+
+    station: Station
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answers:
     """What a batch gave.
 
@@ -135,7 +143,7 @@ class Answers:
 
 
 def run_items(
-    backend: Backend, artifact_id: str, items: Sequence[Arrays], station: Station, clock: Callable[[], float]
+    backend: Backend, artifact_id: str, items: Sequence[Arrays], desk: Desk, clock: Callable[[], float]
 ) -> Answers:
     """Stack items, run them as one batch and take the answer apart. In the device thread.
 
@@ -143,7 +151,7 @@ def run_items(
         BackendFault: The batch failed, or the backend's answer does not have one row per item.
     """
     started = clock()
-    with station.work(len(items)):
+    with desk.station.work(len(items), worker=desk.name):
         try:
             stacked = {name: np.stack([item[name] for item in items]) for name in items[0]}
         except MemoryError as error:

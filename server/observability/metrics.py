@@ -63,7 +63,8 @@ class Metrics:
         dropped: Accepted, then dropped in a line or on the host, so that what they still needed was not done, by
             `reason` (`DROPS`); each once, however many tiles it has. One that ends while the device runs its image is
             not among them: that was spent.
-        faults: Failures of the device by `kind` (`FAULTS`).
+        faults: Failures by `kind` (`FAULTS`) and `device`.
+        device_batches: Batches that a `device` ran to their end.
         fetches: Images fetched by their URL, by `outcome` (ok, or the error's public code).
         fetch_seconds: Time of one fetch, waiting and redirects included, whatever came of it.
         fetch_bytes: Bytes of the images that were fetched whole.
@@ -97,7 +98,17 @@ class Metrics:
         )
         self.refusals = counter("birefnet_refusals", "Requests refused at the door.", "reason", REFUSALS)
         self.dropped = counter("birefnet_dropped", "Requests dropped with work left to do.", "reason", DROPS)
-        self.faults = counter("birefnet_faults", "Failures of the device.", "kind", FAULTS)
+        self.faults = Counter("birefnet_faults", "Failures of a device.", ["kind", "device"], registry=self.registry)
+        self.device_batches = Counter("birefnet_device_batches", "Batches run.", ["device"], registry=self.registry)
+        self._batch_limit = Gauge(
+            "birefnet_batch_limit",
+            "Largest batch, as found at warm-up.",
+            ["model", "device"],
+            registry=self.registry,
+        )
+        self._device_up = Gauge(
+            "birefnet_device_up", "1 while a device serves, 0 once it is lost.", ["device"], registry=self.registry
+        )
         self.refine_tiles = Counter("birefnet_refine_tiles", "Tiles that were refined.", registry=self.registry)
         self.refine_stages = counter("birefnet_refine_stages", "Stages of refinement.", "outcome", STAGES)
         self.refine_band_share = Histogram(
@@ -190,6 +201,24 @@ class Metrics:
             1
         )
 
+    def device_opened(self, name: str) -> None:
+        """Publish a device: its series exist before its first batch and its first fault."""
+        self._device_up.labels(name).set(1)
+        self.device_batches.labels(name)
+        for kind in FAULTS:
+            self.faults.labels(kind, name)
+
+    def device_lost(self, name: str) -> None:
+        """A device serves no more."""
+        self._device_up.labels(name).set(0)
+
+    def batch_limited(self, model: str, device: str, limit: int | None) -> None:
+        """Publish the largest batch of a model on a device, or take it back with None."""
+        if limit is None:
+            self._batch_limit.remove(model, device)
+        else:
+            self._batch_limit.labels(model, device).set(limit)
+
     def model_served(self, labels: Mapping[str, str]) -> None:
         """Publish a model: model, kind, backbone, size, precision, device, sha256."""
         self._models.labels(**labels).set(1)
@@ -251,9 +280,13 @@ class _Stations(Collector):
             "birefnet_busy_share": ("Share of capacity used lately.", lambda station: station.busy_share),
             "birefnet_backlog_seconds": ("Seconds of work inside / capacity.", lambda station: station.backlog_s),
         }
+        by_device = CounterMetricFamily("birefnet_device_busy_seconds", "Seconds of work done.", labels=["device"])
         for part, station in stations.items():
             busy.add_metric([part], station.busy_s)
+        for name, seconds in metrics.device.busy_by().items():
+            by_device.add_metric([name], seconds)
         yield busy
+        yield by_device
         for name, (text, value) in shares.items():
             family = GaugeMetricFamily(name, text, labels=["part"])
             for part, station in stations.items():

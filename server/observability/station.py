@@ -12,11 +12,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 _WINDOW_S = 30.0  # of `busy_share`: about two scrapes of Prometheus
 _SAMPLE_S = 1.0  # spacing of its support points
 _ROUNDING = 1e-9  # of sums of sizes
 _WEIGHT = 0.1  # of the newest observation in the mean time per item: about the last twenty count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    items: float
+    kind: Hashable
+    worker: str | None
+    started: float
 
 
 class Station:
@@ -30,8 +39,9 @@ class Station:
         self._capacity = capacity
         self._held: dict[Hashable, float] = {}  # items that wait or run, by kind
         self._kind_s: dict[Hashable, float] = {}  # mean seconds per item, by kind
-        self._running_tasks = 0
+        self._running: set[_Task] = set()
         self._busy_s = 0.0
+        self._worker_s: dict[str, float] = {}  # busy seconds, by worker
         self._item_s = self._task_s = math.nan
         self._changed = clock()
         self._samples: deque[tuple[float, float]] = deque([(self._changed, 0.0)])
@@ -63,13 +73,27 @@ class Station:
                 self._item_s = item_s
 
     @contextmanager
-    def work(self, items: float = 1, kind: Hashable = None) -> Iterator[None]:
-        """Items that waited here are worked on, together, while the context is open."""
-        started = self._begin()
+    def work(self, items: float = 1, kind: Hashable = None, worker: str | None = None) -> Iterator[None]:
+        """Items that waited here are worked on, together, while the context is open; `worker` is who does it."""
+        task = self._begin(items, kind, worker)
         try:
             yield
         finally:
-            self._end(items, kind, started)
+            self._end(task)
+
+    def dismiss(self, worker: str) -> None:
+        """Nobody waits any more for what a worker does at this moment: it hangs, and its items have left."""
+        with self._lock:
+            self._advance()
+            for task in [task for task in self._running if task.worker == worker]:
+                self._running.discard(task)
+                self._release(task.items, task.kind)
+
+    def busy_by(self) -> dict[str, float]:
+        """As `busy_s`, of each worker that has a name."""
+        with self._lock:
+            self._advance()
+            return dict(self._worker_s)
 
     @property
     def busy_s(self) -> float:
@@ -109,22 +133,24 @@ class Station:
             seconds = math.fsum(items * self._kind_s.get(kind, self._item_s) for kind, items in self._held.items())
             return seconds / self._capacity
 
-    def _begin(self) -> float:
+    def _begin(self, items: float, kind: Hashable, worker: str | None) -> _Task:
         with self._lock:
-            now = self._advance()
-            self._running_tasks += 1
-            return now
+            task = _Task(items, kind, worker, self._advance())
+            self._running.add(task)
+            return task
 
-    def _end(self, items: float, kind: Hashable, started: float) -> None:
+    def _end(self, task: _Task) -> None:
         with self._lock:
             now = self._advance()
-            self._release(items, kind)
-            self._running_tasks -= 1
-            if items:
-                seconds = now - started
-                self._item_s = _mean(self._item_s, seconds / items)
+            if task not in self._running:
+                return  # dismissed
+            self._running.discard(task)
+            self._release(task.items, task.kind)
+            if task.items:
+                seconds, kind = now - task.started, task.kind
+                self._item_s = _mean(self._item_s, seconds / task.items)
                 self._task_s = _mean(self._task_s, seconds)
-                self._kind_s[kind] = _mean(self._kind_s.get(kind, math.nan), seconds / items)
+                self._kind_s[kind] = _mean(self._kind_s.get(kind, math.nan), seconds / task.items)
 
     def _release(self, items: float, kind: Hashable) -> None:
         left = self._held.get(kind, 0) - items
@@ -136,7 +162,11 @@ class Station:
     def _advance(self) -> float:
         """Count the work done since the last change; the lock is held."""
         now = self._clock()
-        self._busy_s += self._running_tasks * (now - self._changed)
+        elapsed = now - self._changed
+        self._busy_s += len(self._running) * elapsed
+        for task in self._running:
+            if task.worker is not None:
+                self._worker_s[task.worker] = self._worker_s.get(task.worker, 0.0) + elapsed
         self._changed = now
         if now - self._samples[-1][0] >= _SAMPLE_S:
             self._samples.append((now, self._busy_s))

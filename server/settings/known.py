@@ -33,6 +33,7 @@ PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+GpuIndex = Annotated[int, Field(ge=0, le=63)]
 Niceness = Annotated[int, Field(ge=0, le=19)]
 Network = IPv4Network | IPv6Network
 ModelLimits = Annotated[str, Field(pattern=r"^\s*\S+(\s+[a-z_]+=[0-9.]+)+\s*$")]
@@ -112,6 +113,12 @@ class Settings(BaseModel):
         description="With device=cuda: go on with the CPU when the GPU cannot be used, some fifty times as slow. The "
         "log warns.",
     )
+    gpus: tuple[GpuIndex, ...] = Field(
+        (),
+        description="Indices of the GPUs to use, as CUDA counts those that the process sees. One queue feeds them all; "
+        "one that fails for good is taken out, and the others go on. By default the first. With backend=fake, so many "
+        "imitations. Several may be separated by commas.",
+    )
     gpu_memory_mib: Count | None = Field(
         None,
         description="With backend=ort on a GPU: most memory that its arena may take there, for a card that others use "
@@ -142,7 +149,14 @@ class Settings(BaseModel):
     max_batch: Count | None = Field(
         None,
         description="Most images that share one run of the network. By default what pays on the device: 2 on a CPU. "
-        "More brings throughput on a GPU, and costs memory and latency.",
+        "More brings throughput on a GPU, and costs memory and latency. Of these, those sizes are served that fit into "
+        "the memory that the device has free at the start.",
+    )
+    batch_latency_ms: Amount | None = Field(
+        None,
+        description="Longest that one run of a network may take on the device. Every batch size up to max_batch is "
+        "timed when a model is warmed up, and the largest that keeps within this is its limit on that device; single "
+        "images always run. By default nothing is timed, and max_batch and memory decide alone.",
     )
     cpu_workers: Count | None = Field(
         None,
@@ -417,6 +431,14 @@ class Settings(BaseModel):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _split_each(cls, value: object) -> object:
+        parts = (value,) if isinstance(value, str | int) else value
+        if not isinstance(parts, list | tuple):
+            return value
+        return tuple(piece.strip() for part in parts for piece in str(part).split(",") if piece.strip())
+
     @field_validator("log_level", "log_format", "backend", "device", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
@@ -446,6 +468,12 @@ class Settings(BaseModel):
             problems.append("expected device=cuda only with backend=ort, trt or torch, found backend=fake")
         if self.backend == "trt" and self.device == "cpu":
             problems.append("expected backend=trt without device=cpu: TensorRT runs on GPUs alone")
+        if self.gpus and self.device == "cpu":
+            problems.append("expected gpus without device=cpu: they are what the network runs on")
+        if len(set(self.gpus)) < len(self.gpus):
+            problems.append(f"expected every GPU once in gpus, found {','.join(map(str, self.gpus))}")
+        if self.allow_cpu and len(self.gpus) > 1:
+            problems.append("expected allow_cpu with one GPU: several cannot be replaced by one CPU")
         for name, backends in _ONLY_WITH.items():
             if getattr(self, name) != type(self).model_fields[name].default and self.backend not in backends:
                 expected = " or ".join(backends)

@@ -65,7 +65,7 @@ def test_devices_that_compute_on_the_host_give_way():
     found = []
 
     def work() -> None:
-        composition._backend_maker(Settings(backend="fake", compute_niceness=7))()
+        composition._backend_maker(Settings(backend="fake", compute_niceness=7), 0)()
         found.append(niceness())
 
     run(work)

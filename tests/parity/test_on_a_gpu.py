@@ -21,7 +21,7 @@ from modeling.fused import fuse
 from modeling.weights import load_network, save_state
 from server.backends.base import BackendFault, OutOfMemoryFault
 from server.backends.torch_cuda import TorchBackend, TorchOptions
-from server.engine.warmup import warm_up
+from server.engine.warmup import Search, warm_up
 from tests.support.crm import small_refiner
 from tests.support.deform_cases import geometry_of, operands
 from tests.support.kernels import fused
@@ -158,7 +158,7 @@ def alpha_of(backend: TorchBackend, pictures: NDArray[np.uint8]) -> NDArray[np.f
 
 def test_the_backend_warms_up_and_passes_its_self_test(backend: TorchBackend, artifact: Artifact) -> None:
     assert backend.device.name == "torch-cuda:0"
-    steps = warm_up(backend, "embedded", artifact, 5)
+    steps = warm_up(backend, "embedded", artifact, Search(5))
     while True:
         try:
             next(steps)

@@ -12,7 +12,7 @@ from model_export.tensorrt_build import PlanRequest, build_tensorrt
 from plans import PlanError, PlanRunner, Platform, open_platform
 from server.backends.base import BackendFault, OutOfMemoryFault
 from server.backends.trt import TrtBackend, TrtOptions
-from server.engine.warmup import warm_up
+from server.engine.warmup import Search, warm_up
 from tests.support.networks import tiny_checkpoint
 from tests.support.processes import live_server
 
@@ -45,7 +45,7 @@ def backend(platform: Platform, artifact: Artifact) -> TrtBackend:
 
 
 def test_every_batch_size_passes_the_self_test(platform: Platform, artifact: Artifact) -> None:
-    slices = warm_up(TrtBackend(TrtOptions(), platform), "tiny", artifact, max_batch=8)
+    slices = warm_up(TrtBackend(TrtOptions(), platform), "tiny", artifact, Search(8))
     while True:
         try:
             next(slices)

@@ -81,6 +81,8 @@ VALUES = {
     "log_format": ("json", "json"),
     "traces": ("true", True),
     "fake_latency_s": ("0.1", 0.1),
+    "gpus": ("0, 2", (0, 2)),
+    "batch_latency_ms": ("80", 80.0),
 }
 NEEDS = {
     "tls_certificate": {"tls_key": "/tls.key"},
@@ -283,6 +285,9 @@ def test_all_wrong_values_are_told_at_once(monkeypatch):
             {"backend": "trt", "device": "cuda", "allow_cpu": True},
             r"expected allow_cpu only with backend=ort or torch, found backend=trt",
         ),
+        ({"gpus": ["0"], "device": "cpu"}, r"expected gpus without device=cpu"),
+        ({"gpus": ["0,1", "1"]}, r"expected every GPU once in gpus, found 0,1,1"),
+        ({"gpus": ["0,1"], "device": "cuda", "allow_cpu": True}, r"expected allow_cpu with one GPU"),
         ({"build_plans": True}, r"expected build_plans only with backend=trt, found backend=ort"),
     ],
 )

@@ -191,8 +191,25 @@ async def test_streams_are_device_threads_on_one_queue() -> None:
     await engine.close()
 
 
+async def test_each_gpu_that_is_named_has_a_thread() -> None:
+    engine = compose(Settings(backend="fake", gpus=(1, 3), refiner="none")).engine
+    await engine.start({})
+    assert [device.name for device in engine.devices] == ["fake:1", "fake:3"]
+    await engine.close()
+
+
+@pytest.mark.parametrize("settings", [{"gpus": (2,)}, {"gpus": (2,), "device": "cuda"}], ids=["auto", "cuda"])
+@pytest.mark.parametrize("backend", ["torch", "ort"])
+def test_a_gpu_that_is_named_is_used_or_the_start_fails(backend: str, settings: dict[str, Any]) -> None:
+    if torch.cuda.device_count() > 2:
+        pytest.skip("there is such a GPU")
+    make = _backend_maker(Settings.model_validate({"backend": backend, **settings}), 2)
+    with pytest.raises(BackendFault, match="expected CUDA device 2"):
+        make()
+
+
 def test_the_backend_that_is_asked_for_is_made() -> None:
     """In the thread of its device, and not before."""
     settings = Settings(backend="torch", device="cpu", threads=1)
-    made = _backend_maker(settings)()
+    made = _backend_maker(settings, 0)()
     assert made.device.name == "torch-cpu"

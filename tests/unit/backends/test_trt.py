@@ -12,7 +12,7 @@ from artifact import Artifact
 from plans import DeviceError
 from server.backends.base import BackendFault, OutOfMemoryFault
 from server.backends.trt import TrtBackend, TrtOptions, run_logged
-from server.engine.warmup import SelfTestFailedError, warm_up
+from server.engine.warmup import Search, SelfTestFailedError, warm_up
 from tests.support.backends import tiny_alpha, tiny_onnx_artifact
 from tests.support.plans import FakePlatform, fake_platform, typed_artifact, with_plan
 from tests.support.tolerance import ORT_TINY
@@ -161,7 +161,7 @@ def test_faults(gpu, planned, error, kind, fatal):
 
 
 def test_warming_up_finds_the_largest_batch_of_the_plan_and_tests_every_size(gpu, planned):
-    warm = finish(warm_up(backend_of(gpu), "tiny", planned, max_batch=8))
+    warm = finish(warm_up(backend_of(gpu), "tiny", planned, Search(8)))
     assert warm.max_batch == 4
     assert warm.precision == "fp16"
     assert gpu.tensorrt.executed == [4, 3, 2, 1]
@@ -169,13 +169,13 @@ def test_warming_up_finds_the_largest_batch_of_the_plan_and_tests_every_size(gpu
 
 def test_warming_up_finds_what_fits_into_memory(planned):
     gpu = fake_platform(capacity=2 * (16 * 24 * 7 + 1000))
-    assert finish(warm_up(backend_of(gpu), "tiny", planned, max_batch=4)).max_batch == 2
+    assert finish(warm_up(backend_of(gpu), "tiny", planned, Search(4))).max_batch == 2
 
 
 def test_a_plan_that_answers_something_else_does_not_become_ready(gpu, planned):
     gpu.tensorrt.error_offset = 0.01
     with pytest.raises(SelfTestFailedError, match="at fp16 on trt-cuda:0"):
-        finish(warm_up(backend_of(gpu), "tiny", planned, max_batch=4))
+        finish(warm_up(backend_of(gpu), "tiny", planned, Search(4)))
 
 
 def finish(slices):

@@ -13,7 +13,7 @@ from artifact import Artifact, NewFile, Profile, open_artifact, write_artifact
 from model_export.tensorrt_build import PlanRequest, build_tensorrt
 from model_export.tensorrt_builder import BuildOptions, build_plan
 from server.backends.trt import TrtBackend, TrtOptions
-from server.engine.warmup import warm_up
+from server.engine.warmup import Search, warm_up
 from tests.support.backends import tiny_onnx_artifact
 from tests.support.fake_tensorrt import FakeTensorrt
 from tests.support.plans import FakePlatform, fake_platform, typed_artifact, with_plan
@@ -37,7 +37,7 @@ def messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.Log
     gpu = fake_platform()
     gpu.tensorrt.capturable = False
     planned = with_plan(artifact, gpu.key(artifact), tmp_path)
-    run_all(warm_up(TrtBackend(TrtOptions(), gpu.platform), "tiny", planned, 1))
+    run_all(warm_up(TrtBackend(TrtOptions(), gpu.platform), "tiny", planned, Search(1)))
     yield from (record.getMessage() for record in caplog.records if record.name == "plans.runner")
 
 
@@ -110,7 +110,7 @@ def of_the_server(artifact: Artifact, tmp_path: Path) -> Iterator[str]:
     yield load(stale)
     planned = with_plan(artifact, key, tmp_path)
     gpu.tensorrt.error_offset = 1.0
-    yield said(lambda: run_all(warm_up(TrtBackend(TrtOptions(), gpu.platform), "tiny", planned, 1)))
+    yield said(lambda: run_all(warm_up(TrtBackend(TrtOptions(), gpu.platform), "tiny", planned, Search(1))))
     planned.file(key.role).write_bytes(b"cut off")
     yield load(planned)
     yield said(lambda: open_artifact(planned.directory))

@@ -383,7 +383,9 @@ async def test_several_devices_work_side_by_side():
         assert len(engine.devices) == 2
 
 
-@pytest.mark.parametrize("wrong", [{"max_batch": 0}, {"ageing_s": 0}, {"oom_recovery_s": -1}, {"hang_s": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_batch": 0}, {"ageing_s": 0}, {"oom_recovery_s": -1}, {"hang_s": 0}, {"batch_latency_s": 0}]
+)
 def test_impossible_limits_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected"):
         EngineLimits(**wrong)

@@ -53,8 +53,8 @@ async def test_only_the_poison_item_of_a_batch_fails(look_ahead):
         assert not isinstance(poisoned, DeviceLostError)
         assert "poisoned" in poisoned.detail
         assert script.batches == [[1], [2, 3, 4, 5], [2], [3], [4], [5]]
-        assert counted(metrics, "birefnet_faults_total", kind="batch") == 1
-        assert counted(metrics, "birefnet_faults_total", kind="item") == 1
+        assert counted(metrics, "birefnet_faults_total", kind="batch", device="fake") == 1
+        assert counted(metrics, "birefnet_faults_total", kind="item", device="fake") == 1
         assert engine.ready
         assert metrics.device.backlog_s == 0
 
@@ -101,7 +101,7 @@ async def test_out_of_memory_halves_the_batch_and_time_restores_it():
         marks = tuple(range(2, 10))
         assert await batch_of(engine, script, marks) == list(marks), "nobody failed"
         assert [len(batch) for batch in script.batches] == [1, 8, 4, 2, 2, 2, 2]
-        assert counted(metrics, "birefnet_faults_total", kind="out_of_memory") == 2
+        assert counted(metrics, "birefnet_faults_total", kind="out_of_memory", device="fake") == 2
         assert metrics.device.backlog_s == 0
         script.batches.clear()
         script.capacity = None
@@ -141,13 +141,13 @@ async def test_a_fatal_fault_ends_readiness_and_life_and_fails_what_waits(look_a
         assert engine.unready_reason == "the device is lost: the card has fallen off"
         with pytest.raises(DeviceLostError):
             await engine.submit(marked_item(4))
-        assert counted(metrics, "birefnet_faults_total", kind="fatal") == 1
+        assert counted(metrics, "birefnet_faults_total", kind="fatal", device="fake") == 1
         assert metrics.queue_depth == 0
         assert metrics.device.backlog_s == 0
         await engine.drain()
 
 
-async def test_a_fatal_fault_loses_what_runs_on_the_other_devices_too():
+async def test_a_fatal_fault_loses_what_the_other_threads_of_the_device_run_too():
     script = DeviceScript(gated=True, stuck={2}, fatal={1})
     async with running_engine(script, EngineLimits(max_batch=1), devices=2) as engine:
         tasks = [asyncio.create_task(engine.submit(marked_item(mark))) for mark in (1, 2, 3)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -18,12 +19,14 @@ from tests.support.backends import (
     PATIENCE_S,
     SIZE,
     DeviceScript,
+    counted,
     fake_artifact_with_self_test,
     mark_of,
     marked_item,
     running_engine,
     tiny_onnx_artifact,
 )
+from tests.support.clock import FakeClock
 
 
 class RecordingBackend(FakeBackend):
@@ -323,4 +326,64 @@ async def test_the_watchdog_waits_for_a_graph_that_is_loaded_but_not_for_its_bat
     with pytest.raises(DeviceLostError):
         await waiting
     await asyncio.gather(loading, return_exceptions=True)
+    await engine.close()
+
+
+class TimedBackend(RecordingBackend):
+    """Takes as long as it is told by the size of a batch, ten times that at its first run."""
+
+    def __init__(self, clock: FakeClock, seconds: Callable[[int], float], capacity: int = 1000) -> None:
+        super().__init__(FakeOptions(max_batch=16), capacity)
+        self.clock, self.seconds = clock, seconds
+
+    def run(self, artifact_id: str, arrays: Arrays) -> Arrays:
+        size = len(arrays["image"])
+        self.clock.advance(self.seconds(size) * (1 if size in self.sizes else 10))
+        return super().run(artifact_id, arrays)
+
+
+def buckets_of_eight(size: int) -> float:
+    """Batches are filled up to 8 or 16, and an image takes 5 ms."""
+    return 0.005 * (8 if size <= 8 else 16)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "latency_s", "capacity", "expected"),
+    [
+        (lambda size: 0.010 * size, 0.085, 1000, 8),
+        (lambda size: 0.010 * size, 0.160, 1000, 16),
+        (lambda size: 0.010 * size, 0.001, 1000, 1),
+        (lambda size: 0.010 * size, 0.085, 5, 5),
+        (buckets_of_eight, 0.050, 1000, 8),
+        (buckets_of_eight, 0.090, 1000, 16),
+        (lambda size: 0.500 if size == 3 else 0.010 * size, 0.085, 1000, 8),
+    ],
+    ids=["by time", "all in time", "none in time", "by memory", "by bucket", "the larger bucket", "one was disturbed"],
+)
+async def test_the_largest_batch_is_found_from_time_and_memory(seconds, latency_s, capacity, expected):
+    clock, metrics = FakeClock(), Metrics()
+    backend = TimedBackend(clock, seconds, capacity)
+    engine = Engine([lambda: backend], EngineLimits(batch_latency_s=latency_s), metrics, clock)
+    await engine.start({"a": fake_artifact(SIZE)})
+    (worker,) = engine._dispatcher.workers
+    fitting = range(1, min(16, capacity) + 1)
+    assert worker.warm["a"].batch_s == pytest.approx({size: seconds(size) for size in fitting}), (
+        "warm, not the first run"
+    )
+    assert counted(metrics, "birefnet_batch_limit", model="a", device="fake") == expected
+    backend.sizes.clear()
+    await asyncio.gather(*(engine.submit(marked_item(mark)) for mark in range(40)))
+    assert max(backend.sizes) == expected
+    await engine.close()
+
+
+async def test_without_a_time_nothing_but_a_single_image_is_timed():
+    clock = FakeClock()
+    backend = TimedBackend(clock, lambda size: 0.010 * size)
+    engine = Engine([lambda: backend], EngineLimits(max_batch=4), Metrics(), clock)
+    await engine.start({"a": fake_artifact(SIZE)})
+    assert backend.sizes == [4, 3, 2, 1, 1]
+    (worker,) = engine._dispatcher.workers
+    assert not worker.warm["a"].batch_s
+    assert worker.warm["a"].item_s == pytest.approx(0.010)
     await engine.close()

@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.observability.metrics import DROPS, REFUSALS, Metrics
+from server.observability.metrics import DROPS, FAULTS, REFUSALS, Metrics
 from tests.support.backends import counted
 from tests.support.clock import FakeClock
 
@@ -29,6 +29,10 @@ NAMES = {
     "birefnet_fetch_seconds": "histogram",
     "birefnet_fetch_bytes": "counter",
     "birefnet_busy_seconds": "counter",
+    "birefnet_device_up": "gauge",
+    "birefnet_device_batches": "counter",
+    "birefnet_device_busy_seconds": "counter",
+    "birefnet_batch_limit": "gauge",
     "birefnet_busy_share": "gauge",
     "birefnet_workers": "gauge",
     "birefnet_backlog_seconds": "gauge",
@@ -112,6 +116,23 @@ def test_busy_seconds_and_workers_give_the_share():
     assert counted(metrics, "birefnet_busy_seconds_total", part="device") == 3
     assert counted(metrics, "birefnet_busy_share", part="device") == 0.75
     assert counted(metrics, "birefnet_workers", part="device") == 1
+
+
+def test_devices_have_series_of_their_own_before_anything_happens_on_them():
+    clock = FakeClock()
+    metrics = Metrics(clock)
+    metrics.device_opened("gpu:0")
+    assert [counted(metrics, "birefnet_faults_total", kind=kind, device="gpu:0") for kind in FAULTS] == [0] * 4
+    assert counted(metrics, "birefnet_device_batches_total", device="gpu:0") == 0
+    assert counted(metrics, "birefnet_device_up", device="gpu:0") == 1
+    metrics.device_lost("gpu:0")
+    assert counted(metrics, "birefnet_device_up", device="gpu:0") == 0
+    metrics.device.arrive(3)
+    with metrics.device.work(worker="gpu:0"), metrics.device.work(2, worker="gpu:1"):
+        clock.advance(2)
+    assert counted(metrics, "birefnet_device_busy_seconds_total", device="gpu:0") == 2
+    assert counted(metrics, "birefnet_device_busy_seconds_total", device="gpu:1") == 2
+    assert counted(metrics, "birefnet_busy_seconds_total", part="device") == 4
 
 
 def test_models_are_published_and_withdrawn():

@@ -145,3 +145,20 @@ def test_counts_survive_many_threads():
 def test_capacity_must_be_positive():
     with pytest.raises(ValueError, match="expected 1 or more, found 0"):
         Station(0)
+
+
+def test_what_a_dismissed_worker_does_counts_no_more_and_its_late_end_changes_nothing():
+    clock = FakeClock()
+    station = Station(capacity=2, clock=clock)
+    station.assume(1.0)
+    station.arrive(5)
+    with station.work(3, worker="hung"), station.work(2, worker="sound"):
+        clock.advance(10)
+        assert station.backlog_s == pytest.approx(5 / 2)
+        station.dismiss("hung")
+        assert station.backlog_s == pytest.approx(2 / 2)
+        clock.advance(1)
+        assert station.busy_s == pytest.approx(21), "it is not busy any more"
+    assert station.backlog_s == 0, "what left once does not leave again"
+    assert station.item_s == pytest.approx(1.0 + 0.1 * (11 / 2 - 1.0)), "and its time is nobody's measure"
+    assert station.busy_by() == {"hung": pytest.approx(10), "sound": pytest.approx(11)}
