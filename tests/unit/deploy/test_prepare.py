@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from artifact import open_artifact
 
@@ -148,6 +149,44 @@ def test_a_plan_that_is_there_is_not_built_again(pods: Pods):
     assert process.returncode == 0
     assert said == f"plan: {(pods.folder / 'pod').resolve()} NVIDIA H200 10.1\n"
     assert len(pods.exports) == 1
+
+
+class TestJobOfKServe:
+    """It makes the artifact where pods look for it, and these may come first."""
+
+    def run(self, pods: Pods, source: str) -> int:
+        documents = yaml.safe_load_all((ROOT / "k8s/overlays/kserve/models.yaml").read_text())
+        (job,) = [document for document in documents if document["kind"] == "Job"]
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        script = pods.folder / "job.sh"
+        script.write_text(f"set -eu\n{container['args'][0]}")
+        assert container["command"] == ["/bin/sh", "-euc"]
+        process = pods.start("pod", source, script, TARGET=str(self.target(pods)))
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode or said == f"artifact: {self.target(pods)}\n"
+        return process.returncode
+
+    @staticmethod
+    def target(pods: Pods) -> Path:
+        return pods.folder / "models" / "birefnet"
+
+    @pytest.mark.parametrize("mounted", [False, True])
+    def test_it_is_made_once_also_where_a_pod_has_mounted_the_empty_folder(self, pods: Pods, *, mounted: bool):
+        """The kubelet makes a `subPath` that is not there, as KServe mounts pvc://CLAIM/PATH; root owns it."""
+        self.target(pods).parent.mkdir()
+        if mounted:
+            self.target(pods).mkdir(mode=0o555)
+        assert [self.run(pods, "owner/name@1") for _ in range(2)] == [0, 0]
+        assert len(pods.exports) == 1
+        assert {path.name for path in self.target(pods).iterdir()} == {"model.json", "model.onnx"}
+        assert [path.name for path in self.target(pods).parent.iterdir()] == ["birefnet"]
+
+    def test_what_has_failed_is_made_anew(self, pods: Pods):
+        self.target(pods).parent.mkdir()
+        assert self.run(pods, "broken") == 2
+        assert not self.target(pods).exists()
+        assert self.run(pods, "owner/name@1") == 0
+        assert (self.target(pods) / "model.json").exists()
 
 
 @pytest.mark.slow

@@ -116,6 +116,15 @@ class TestWiring:
         text = yaml.safe_dump_all(objects)
         assert set(re.findall(r"claimName: (\S+)", text)) | set(re.findall(r"pvc://([^/\s]+)", text)) == claims
 
+    def test_where_nothing_may_be_written_there_is_a_place_for_what_is_temporary(self, overlay):
+        objects = rendered(overlay)
+        for spec in (server_pod(objects)["spec"], *(e["spec"]["template"]["spec"] for e in every(objects, "Job"))):
+            made = {volume["name"] for volume in spec["volumes"] if "emptyDir" in volume}
+            for container in (*spec.get("initContainers", ()), *spec["containers"]):
+                writable = {m["mountPath"]: m["name"] for m in container["volumeMounts"] if not m.get("readOnly")}
+                assert writable.get("/tmp") in made, container["name"]  # noqa: S108 - in the pod
+                assert {mount["name"] for mount in container["volumeMounts"]} <= {v["name"] for v in spec["volumes"]}
+
 
 def triggers(scaled: Object) -> list[tuple[str, str, str]]:
     found = [trigger["metadata"] for trigger in scaled["spec"]["triggers"]]
@@ -137,6 +146,12 @@ def test_kserve_scales_by_the_same_signal_as_keda():
     for direction in ("scaleUp", "scaleDown"):
         window = predictor["autoScaling"]["behavior"][direction]["stabilizationWindowSeconds"]
         assert window == ours[direction]["stabilizationWindowSeconds"]
+
+
+def test_everybody_asks_the_same_prometheus():
+    adapter = yaml.safe_load((K8S / "components/hpa/prometheus-adapter-values.yaml").read_text())["prometheus"]
+    (address,) = {address for address, _, _ in triggers(only(rendered("keda-zero"), "ScaledObject"))}
+    assert f"{adapter['url']}:{adapter['port']}" == address
 
 
 def test_the_artifact_of_kserve_is_made_where_it_is_looked_for():
@@ -197,6 +212,13 @@ class TestToZero:
     def test_every_query_has_a_value_where_there_is_no_pod(self):
         scaled = only(rendered("keda-zero"), "ScaledObject")
         assert all(query.endswith(" or vector(0)") for _, query, _ in triggers(scaled))
+
+    def test_a_prometheus_that_is_away_does_not_start_a_fleet(self):
+        """KEDA falls back from no pod, too, since 2.19."""
+        scaled = only(rendered("keda-zero"), "ScaledObject")["spec"]["fallback"]
+        usual = only(rendered("keda"), "ScaledObject")["spec"]["fallback"]
+        assert (scaled["replicas"], scaled["behavior"]) == (1, "currentReplicasIfHigher")
+        assert usual["replicas"] > 1
 
     def test_no_pod_is_no_alarm_there_and_one_elsewhere(self):
         plain = yaml.safe_load((K8S / "components/monitoring/alerts.yaml").read_text())
