@@ -68,7 +68,7 @@ build/checks/.installed: k8s/check/requirements.txt k8s/check/packages.txt
 
 .PHONY: check-k8s
 check-k8s: $(VENV)/.installed-serve build/checks/.installed ## Every validator of manifests, images and alerts that needs no cluster
-	@command -v promtool > /dev/null || $(MAKE) --no-print-directory build/debian/prometheus.unpacked
+	@{ command -v promtool && command -v prometheus; } > /dev/null || $(MAKE) --no-print-directory build/debian/prometheus.unpacked
 	@build/checks/bin/python -m k8s.check --server $(BIN)/python
 
 .PHONY: lock

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +20,16 @@ from typing import Any
 
 import yaml
 
+from k8s.check.alerts import survivors, write_mutants
 from k8s.check.kserve import Models, as_pod, kind_of
+from k8s.check.page import ROUTING, check_envoy, documents
+from k8s.check.queries import of_adapter, of_dashboard, of_scaler, scraping, unanswered, wait_for_scrapes
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 TOOLS = Path(sys.prefix)
 MONITORING = ROOT / "k8s" / "components" / "monitoring"
+PAGE = ROOT / "docs" / "deploy.md"
 CUSTOM = ("keda.sh/", "monitoring.coreos.com/")
 KSERVE = "serving.kserve.io/"
 
@@ -102,12 +107,22 @@ class Checks:
         return f"{passed} objects of {len(self._files)} overlays"
 
     def custom_resources(self) -> str:
-        """KEDA's and the Prometheus operator's kinds."""
+        """The kinds of KEDA and the Prometheus operator, and those of gateways on the page."""
         found = [entry for entry in self._all() if str(entry["apiVersion"]).startswith(CUSTOM)]
+        found += [entry for entry in documents(PAGE) if str(entry.get("apiVersion")).startswith(ROUTING)]
         kinds = {entry["kind"] for entry in found}
-        if not {"ScaledObject", "PodMonitor", "PrometheusRule"} <= kinds:
-            raise CheckFailedError(f"expected custom resources of both groups, found {sorted(kinds)}")
+        expected = {"ScaledObject", "PodMonitor", "PrometheusRule", "HTTPRoute", "GRPCRoute", "BackendTrafficPolicy"}
+        if not expected <= kinds:
+            raise CheckFailedError(f"expected {sorted(expected)}, found {sorted(kinds)}")
         return run(tool("node", "nodejs"), HERE / "custom.mjs", TOOLS, stdin=json.dumps(found))
+
+    def envoy(self) -> str:
+        """The page's configuration of Envoy, by Envoy's own messages."""
+        (configuration,) = [entry for entry in documents(PAGE) if "static_resources" in entry]
+        try:
+            return check_envoy(configuration)
+        except ValueError as error:
+            raise CheckFailedError(str(error)) from error
 
     def kserve(self) -> str:
         """KServe's kinds, and the pod that it makes of them."""
@@ -133,23 +148,49 @@ class Checks:
         return run(TOOLS / "bin/hadolint", "Dockerfile")
 
     def alerts(self) -> str:
-        """The rules, and their unit tests."""
+        """The rules, their unit tests, and that these notice a rule with one number changed."""
         promtool = tool("promtool", "Debian's package prometheus")
         said = run(promtool, "check", "rules", "alerts.yaml", cwd=MONITORING)
-        return said + run(promtool, "test", "rules", "alerts.test.yaml", cwd=MONITORING)
+        said += run(promtool, "test", "rules", "alerts.test.yaml", cwd=MONITORING)
+        with tempfile.TemporaryDirectory() as folder:
+            written = write_mutants(Path(folder), MONITORING / "alerts.yaml", MONITORING / "alerts.test.yaml")
+            command = [promtool, "test", "rules", *written]
+            # Both streams as one, for the name of a file comes by the one, and that it failed by the other.
+            out, err = subprocess.PIPE, subprocess.STDOUT
+            done = subprocess.run(command, stdout=out, stderr=err, text=True, cwd=folder, check=False)
+        if unnoticed := survivors(done.stdout, written):
+            raise CheckFailedError("the tests of the alerts do not notice\n" + "\n".join(unnoticed))
+        return f"{said}{len(written)} changed rules, each noticed by a test"
 
     def metrics(self) -> str:
         """What a live server says at /metrics, after it has answered an image."""
         promtool = tool("promtool", "Debian's package prometheus")
         with live_server(self._server) as address:
-            image = (ROOT / "docs" / "images" / "chelsea.jpg").read_bytes()
-            urllib.request.urlopen(f"{address}/segment?refine=on", data=image, timeout=60).close()  # noqa: S310
+            segment(address)
             with urllib.request.urlopen(f"{address}/metrics", timeout=60) as answer:  # noqa: S310
                 text = answer.read().decode()
         said = run(promtool, "check", "metrics", stdin=text).strip()
         if said:  # of what it only advises it does not fail
             raise CheckFailedError(said)
         return f"{len(re.findall('^# TYPE', text, re.M))} metrics"
+
+    def queries(self) -> str:
+        """The queries of dashboard, scalers and adapter, of a Prometheus that scrapes a live server."""
+        prometheus = tool("prometheus", "Debian's package")
+        scaled = [entry for entry in self._objects(self._files["keda-zero"]) if entry["kind"] == "ScaledObject"]
+        asked = [*of_dashboard(MONITORING / "dashboard.json"), *of_scaler(scaled[0])]
+        asked += of_adapter(ROOT / "k8s" / "components" / "hpa" / "prometheus-adapter-values.yaml")
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            live_server(self._server, "--allow-urls") as address,
+            scraping(prometheus, address, Path(folder)) as ask,
+        ):
+            segment(address)
+            fetch(address)
+            wait_for_scrapes(ask)
+            if wrong := unanswered(asked, ask):
+                raise CheckFailedError("\n".join(wrong))
+        return f"{len(asked)} queries, each with series"
 
     @staticmethod
     def _kserve_problems(models: Models, entry: dict[str, Any]) -> Iterator[str]:
@@ -201,9 +242,9 @@ def policies(framework: str, path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def live_server(python: str) -> Iterator[str]:
-    """The server as it is out of the box, on free ports; its address."""
-    command = [python, "-m", "server", "serve", "--port", "0", "--grpc-port", "0", "--log-format", "json"]
+def live_server(python: str, *flags: str) -> Iterator[str]:
+    """The server as it is out of the box but for some flags, on free ports; its address."""
+    command = [python, "-m", "server", "serve", "--port", "0", "--grpc-port", "0", "--log-format", "json", *flags]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     said = []
     try:
@@ -219,9 +260,25 @@ def live_server(python: str) -> Iterator[str]:
         process.communicate(timeout=60)
 
 
+def segment(address: str) -> None:
+    """Have an image answered, by all stages."""
+    image = (ROOT / "docs" / "images" / "chelsea.jpg").read_bytes()
+    urllib.request.urlopen(f"{address}/segment?refine=on", data=image, timeout=60).close()  # noqa: S310
+
+
+def fetch(address: str) -> None:
+    """Have an image fetched, from an address that is refused."""
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/segment", b'{"image_url": "http://127.0.0.1/"}', headers)  # noqa: S310
+    try:
+        urllib.request.urlopen(request, timeout=60).close()  # noqa: S310
+    except urllib.error.HTTPError as error:
+        error.close()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what was asked for, all by default; 1 if something was found."""
-    names = ("yamllint", "kubernetes", "custom_resources", "kserve", "checkov", "hadolint", "alerts", "metrics")
+    names = tuple(name for name in vars(Checks) if not name.startswith("_"))
     parser = argparse.ArgumentParser(prog="python -m k8s.check", description=__doc__)
     parser.add_argument("--server", default=sys.executable, metavar="PYTHON", help="has the server installed")
     parser.add_argument("checks", nargs="*", metavar="CHECK", help=f"{', '.join(names)}; all by default")

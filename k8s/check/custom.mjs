@@ -6,7 +6,14 @@ import { resolve } from "node:path";
 const packages = resolve(process.argv[2], "node_modules/@kubernetes-models");
 const { kedaSh } = await import(`${packages}/keda/index.js`);
 const { monitoringCoreosCom } = await import(`${packages}/prometheus-operator/index.js`);
-const groups = { "keda.sh": kedaSh, "monitoring.coreos.com": monitoringCoreosCom };
+const { gatewayNetworkingK8sIo } = await import(`${packages}/gateway-api/index.js`);
+const { gatewayEnvoyproxyIo } = await import(`${packages}/envoy-gateway/index.js`);
+const groups = {
+  "keda.sh": kedaSh,
+  "monitoring.coreos.com": monitoringCoreosCom,
+  "gateway.networking.k8s.io": gatewayNetworkingK8sIo,
+  "gateway.envoyproxy.io": gatewayEnvoyproxyIo,
+};
 
 for (const resource of JSON.parse(readFileSync(0, "utf8"))) {
   const [group, version] = resource.apiVersion.split("/");
