@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from modeling.birefnet.network import BiRefNet
@@ -17,12 +16,10 @@ from training.config import NETWORKS, Budget, Phase, TrainingConfig
 from training.curve import draw
 from training.data.augmentation import NONE, Augmentation
 from training.data.folders import FolderError
-from training.data.phenomena import KINDS
 from training.data.photographs import open_folder
-from training.data.scene import sample
 from training.data.sets import SETS
 from training.data.stream import Source
-from training.data.subjects import FAMILIES, RICH_FAMILIES
+from training.data_commands import add_data
 from training.evaluate import evaluate
 from training.instances.commands import add_instances
 from training.lean import LeanBiRefNet
@@ -31,7 +28,7 @@ from training.losses import FINE_TUNING, PRESETS, LossWeights
 from training.losses.inverse_form import DISTANCES, InverseFormOptions
 from training.losses.inverse_form.commands import add_inverse_form
 from training.parallel import launch
-from training.preview import preview, write_sheet
+from training.preview import preview
 from training.refiner.commands import add_refiner
 from training.report import as_text, write
 from training.session import RunOptions, train_in_group
@@ -207,21 +204,6 @@ def _curve(options: argparse.Namespace) -> None:
     draw(options.logs, options.out)
 
 
-def _sheet(options: argparse.Namespace) -> None:
-    rows = []
-    source = SETS[options.set]
-    if options.kind:
-        source = replace(source, mixture={options.kind: 1.0})
-    for index in range(options.first, options.first + options.count):
-        if options.family:
-            image, alpha = sample(index, options.size, source.seed, source.level, options.family)
-        else:
-            image, alpha = source.item(index, options.size)
-        grey = np.repeat((alpha * 255).astype(np.uint8)[..., None], 3, axis=2)
-        rows.append(np.concatenate([image, grey], axis=1))
-    write_sheet(options.out, rows, 5)
-
-
 def _add_train(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     train = commands.add_parser("train", help="train a network on procedural photographs, or on a folder's")
     train.add_argument("--data", type=Path, metavar="FOLDER", help="photographs and mattes; docs/training.md: layouts")
@@ -295,6 +277,7 @@ def _parser() -> argparse.ArgumentParser:
     add_refiner(commands)
     add_inverse_form(commands)
     add_instances(commands)
+    add_data(commands)
 
     show = commands.add_parser("preview", help="contact sheet of photographs and held-out images")
     show.add_argument("checkpoint", type=Path)
@@ -312,16 +295,6 @@ def _parser() -> argparse.ArgumentParser:
     curve.add_argument("logs", type=Path, nargs="+", help="the run's log.csv; several, of runs that went on")
     curve.add_argument("--out", type=Path, default=Path("curve.png"))
     curve.set_defaults(run=_curve)
-
-    sheet = commands.add_parser("sheet", help="contact sheet of procedural photographs and their mattes")
-    sheet.add_argument("--set", choices=sorted(SETS), default="train")
-    sheet.add_argument("--kind", choices=sorted(KINDS), help="only this kind of scene")
-    sheet.add_argument("--family", choices=sorted(FAMILIES | RICH_FAMILIES), help="only this subject, in plain scenes")
-    sheet.add_argument("--first", type=int, default=0)
-    sheet.add_argument("--count", type=int, default=40)
-    sheet.add_argument("--size", type=int, default=192)
-    sheet.add_argument("--out", type=Path, default=Path("sheet.png"))
-    sheet.set_defaults(run=_sheet)
     return parser
 
 

@@ -32,6 +32,17 @@ LAYER_IDENTITY = 1e-6
 # which may move single pixels by a level, and what a JPEG makes of that.
 HELD_OUT_PHOTOGRAPH = 0.05
 HELD_OUT_ALPHA = 1
+# Images put together alone and in a batch, in levels of 255 on average: a sum that rounds otherwise may move a
+# coefficient of a JPEG by a step.
+PHOTOGRAPH_ACROSS_DEVICES = 0.05
+# Their mattes.
+RECOMPOSED_ALPHA = 1e-5
+# The same on a GPU, whose bilinear interpolation takes its fractions from other roundings; not yet measured on one.
+COVERAGE_ACROSS_DEVICES = 2e-3
+# Our JPEG against libjpeg's, which rounds in between, in levels of 255: 1.5 seen where the file loses 3 to 11.
+JPEG_LEVELS = 2.0
+# A batch's Gaussian blur against OpenCV's with a kernel of another length.
+BATCHED_BLUR = 2e-4
 # Loss terms in fp32 against hand-worked values and an explicit convolution (2e-7 seen).
 LOSS_VALUE = 1e-5
 # The lean training network against the plain one in fp64: only the order of sums differs.

@@ -25,7 +25,7 @@ _THIN = {"bicycle", "furniture", "headphones", "lamp", "spectacles", "tool", "wr
 """What nobody could make out when it has the surface of its background."""
 
 
-def _behind(stage: Stage, sits: bool = False) -> Image:
+def backdrop(stage: Stage, sits: bool = False) -> Image:
     """A background as always, or one from a real photograph, sharp or not."""
     rng, size = stage.streams[1], stage.size
     if rng.uniform() > 0.3:
@@ -63,19 +63,19 @@ def _objects(stage: Stage) -> Scene:
     rng = stage.streams[0]
     subject = subjects.draw(rng, subjects.drawn_family(rng, subjects.RICH_FAMILIES))
     layer = _drawn(stage, subjects.framed(subject, rng))
-    return _finished(stage, layer, _behind(stage, subject.sits), subject.sits)
+    return _finished(stage, layer, backdrop(stage, subject.sits), subject.sits)
 
 
 def _glass(stage: Stage) -> Scene:
-    return glassy(stage, _behind(stage, sits=True))
+    return glassy(stage, backdrop(stage, sits=True))
 
 
 def _smoke(stage: Stage) -> Scene:
-    return smoky(stage, _behind(stage))
+    return smoky(stage, backdrop(stage))
 
 
 def _veil(stage: Stage) -> Scene:
-    return veiled(stage, _behind(stage))
+    return veiled(stage, backdrop(stage))
 
 
 def _blur(stage: Stage) -> Scene:
@@ -83,7 +83,7 @@ def _blur(stage: Stage) -> Scene:
     rng = stage.streams[0]
     subject = subjects.draw(rng, _family(rng))
     layer = moved_or_defocused(rng, _drawn(stage, subjects.framed(subject, rng)))
-    return _finished(stage, layer, _behind(stage, subject.sits), subject.sits)
+    return _finished(stage, layer, backdrop(stage, subject.sits), subject.sits)
 
 
 def _placed(parts: list[Part], scale: float, x: float, y: float) -> list[Part]:
@@ -106,7 +106,7 @@ def _several(stage: Stage) -> Scene:
         other = subjects.draw(rng, family if rng.uniform() < 0.5 else _family(rng))
         scale = float(np.clip(extent * rng.uniform(0.35, 0.75), 0.1, 0.5))
         others += _placed(subjects.framed(other, rng), scale, float(rng.uniform(0, 1)), float(rng.uniform(0.2, 0.9)))
-    behind = onto(_behind(stage, subject.sits), render(others, size, stage.light, stage.streams[2]))
+    behind = onto(backdrop(stage, subject.sits), render(others, size, stage.light, stage.streams[2]))
     if rng.uniform() < 0.65:
         behind = _softened(behind, float(np.exp(rng.uniform(np.log(0.004), np.log(0.02)))))
     return _finished(stage, layer, behind, subject.sits)
@@ -129,7 +129,7 @@ def _group(stage: Stage) -> Scene:
         low = 1.0 if subject.cut else _lowest(framed)  # what is cut goes on below its frame, and this frame too
         bottom = 1.0 if subject.cut else max(floor, own) + rng.normal(0, 0.02)
         parts += _placed(framed, own, float(x), float(bottom - (low - 0.5) * own))
-    return _finished(stage, _drawn(stage, parts), _behind(stage, first.sits), first.sits)
+    return _finished(stage, _drawn(stage, parts), backdrop(stage, first.sits), first.sits)
 
 
 def _lowest(parts: list[Part]) -> float:
@@ -181,7 +181,7 @@ def _reflection(stage: Stage) -> Scene:
     parts = subjects.framed(replace(subject, share=(0.85, 1.0)), rng)
     layer = _drawn(stage, _placed(parts, scale, float(rng.uniform(0.4, 0.6)), line - (_lowest(parts) - 0.5) * scale))
     line = foot(layer.alpha)
-    behind = _floored(rng, _behind(stage), line - float(rng.uniform(0.02, 0.25)))
+    behind = _floored(rng, backdrop(stage), line - float(rng.uniform(0.02, 0.25)))
     behind = onto(behind, mirrored(rng, layer, line))
     return _finished(stage, layer, behind, True) if rng.uniform() < 0.4 else Scene(layer.colour, layer.alpha, behind)
 

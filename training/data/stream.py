@@ -47,7 +47,7 @@ def _consecutive(first: int, batch: int, mine: slice) -> Iterator[list[int]]:
         first += batch
 
 
-def _single_threaded(worker: int) -> None:
+def single_threaded(worker: int) -> None:
     """Workers share the cores with the training itself."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -65,7 +65,7 @@ def batches(
         _Items(source, size),
         batch_sampler=_consecutive(first, batch, mine),
         num_workers=workers,
-        worker_init_fn=_single_threaded,
+        worker_init_fn=single_threaded,
         prefetch_factor=4 if workers else None,
     )
     return iter(loader)
