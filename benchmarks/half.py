@@ -90,7 +90,7 @@ def subjects() -> Iterator[tuple[str, BiRefNet, Tensor]]:
     """Name, folded network and input, (1, 3, H, W)."""
     yield "random Swin-T, 256x256", fold(seeded_network(SWIN_T)), seeded_input(1, 256, 256)
     loud = seeded_network(SWIN_T)
-    loud.bb.patch_embed.norm.bias.data[3] = OUTLIER
+    loud.bb.get_parameter("patch_embed.norm.bias").data[3] = OUTLIER
     yield "random Swin-T with an outlier, 256x256", fold(loud), seeded_input(1, 256, 256)
     photograph = dict(sample_inputs((384, 384)))["astronaut"]
     tensor = torch.from_numpy(normalised(photograph[None])).float()

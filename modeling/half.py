@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from modeling.birefnet.backbone import PatchMerging, SwinBlock
 from modeling.birefnet.network import BiRefNet
+from modeling.birefnet.residual_backbone import ResNetBackbone
 
 
 class Island(nn.Module):
@@ -45,12 +46,11 @@ def half_precision(network: BiRefNet) -> BiRefNet:
     if network.training:
         raise ValueError("expected a network in evaluation mode, found one in training mode")
     mixed = copy.deepcopy(network)
-    for module in list(mixed.bb.modules()):
-        if isinstance(module, SwinBlock):
-            module.attn, module.mlp = _in_half(module.attn), _in_half(module.mlp)  # type: ignore[assignment]
-        elif isinstance(module, PatchMerging):
-            module.reduction = _in_half(module.reduction)  # type: ignore[assignment]
-    mixed.bb = Island(mixed.bb, torch.float32, torch.float16)  # type: ignore[assignment]
+    if isinstance(mixed.bb, ResNetBackbone):
+        # What its blocks add is normalised and rectified: there is no residual stream that grows.
+        mixed.bb = Island(mixed.bb.half(), torch.float16, torch.float16)  # type: ignore[assignment]
+    else:
+        _halve_swin(mixed)
     mixed.squeeze_module.half()
     mixed.decoder = _in_half(mixed.decoder)  # type: ignore[assignment]
     for module in list(mixed.modules()):
@@ -58,6 +58,16 @@ def half_precision(network: BiRefNet) -> BiRefNet:
             if isinstance(child, nn.AdaptiveAvgPool2d):
                 setattr(module, name, Island(child, torch.float32, torch.float16))
     return mixed.eval()
+
+
+def _halve_swin(mixed: BiRefNet) -> None:
+    """The products of a Swin backbone; its residual stream stays fp32."""
+    for module in list(mixed.bb.modules()):
+        if isinstance(module, SwinBlock):
+            module.attn, module.mlp = _in_half(module.attn), _in_half(module.mlp)  # type: ignore[assignment]
+        elif isinstance(module, PatchMerging):
+            module.reduction = _in_half(module.reduction)  # type: ignore[assignment]
+    mixed.bb = Island(mixed.bb, torch.float32, torch.float16)  # type: ignore[assignment]
 
 
 def _in_half(module: nn.Module) -> Island:

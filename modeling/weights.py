@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modeling.birefnet.config import BiRefNetConfig
+from modeling.birefnet.config import BiRefNetConfig, ResNetConfig, SwinConfig
 from modeling.birefnet.inferred_config import config_from_shapes
 from modeling.birefnet.network import BiRefNet
 from modeling.birefnet.window_attention import relative_position_index
@@ -176,6 +176,8 @@ def _check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], config: 
     ]
     if problems:
         raise WeightsError(f"{len(problems)} keys do not fit the network:\n  " + "\n  ".join(problems))
+    if isinstance(config.backbone, ResNetConfig):
+        return
     index = relative_position_index(config.backbone.window)
     if wrong := [key for key in state if key.endswith(POSITION_INDEX) and not torch.equal(state[key].long(), index)]:
         raise WeightsError("the file numbers window positions unlike the network in " + ", ".join(wrong))
@@ -183,7 +185,7 @@ def _check(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], config: 
 
 def _substitute(key: str, tensor: Tensor, config: BiRefNetConfig) -> Tensor:
     """What stands for a key that a file may lack: the index recomputed, counters and training heads zero."""
-    if key.endswith(POSITION_INDEX):
+    if key.endswith(POSITION_INDEX) and isinstance(config.backbone, SwinConfig):
         return relative_position_index(config.backbone.window)
     return torch.zeros(tensor.shape, dtype=tensor.dtype)
 

@@ -1,7 +1,7 @@
 """What distinguishes one BiRefNet from another: the widths and depths that its tensors' shapes follow from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Self
 
 HEAD_STAGES = 4
@@ -41,6 +41,23 @@ class SwinConfig:
 
 
 @dataclass(frozen=True)
+class ResNetConfig:
+    """A residual backbone of basic blocks with four stages at strides 4, 8, 16 and 32.
+
+    Attributes:
+        channels: Of the four stages, finest first.
+        depths: Blocks per stage.
+    """
+
+    channels: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != HEAD_STAGES or len(self.depths) != HEAD_STAGES:
+            raise ValueError(f"a backbone has 4 stages, found channels {self.channels} and depths {self.depths}")
+
+
+@dataclass(frozen=True)
 class BiRefNetConfig:
     """One BiRefNet. The defaults are those of every released checkpoint; only the backbone differs between them.
 
@@ -55,7 +72,7 @@ class BiRefNetConfig:
         auxiliary_classes: Classes of the auxiliary classification head; None leaves the head out.
     """
 
-    backbone: SwinConfig
+    backbone: SwinConfig | ResNetConfig
     inter_channels: int = 64
     aspp_channels: int = 256
     aspp_kernels: tuple[int, ...] = (1, 3, 7)
@@ -88,15 +105,18 @@ class BiRefNetConfig:
         plain = dict(values)
         _check_fields(cls, plain)
         backbone = dict(plain.pop("backbone"))
-        _check_fields(SwinConfig, backbone)
-        return cls(backbone=SwinConfig(**_with_tuples(backbone)), **_with_tuples(plain))
+        kind: type[SwinConfig] | type[ResNetConfig] = SwinConfig if "embed_dim" in backbone else ResNetConfig
+        _check_fields(kind, backbone)
+        return cls(backbone=kind(**_with_tuples(backbone)), **_with_tuples(plain))
 
 
-def _check_fields(kind: type[SwinConfig] | type[BiRefNetConfig], values: Mapping[str, Any]) -> None:
+def _check_fields(
+    kind: type[SwinConfig] | type[ResNetConfig] | type[BiRefNetConfig], values: Mapping[str, Any]
+) -> None:
     known = {field.name for field in fields(kind)}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"{kind.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    required = {"backbone"} if kind is BiRefNetConfig else {"embed_dim", "depths", "heads", "window"}
+    required = {each.name for each in fields(kind) if each.default is MISSING}
     if missing := sorted(required - set(values)):
         raise ValueError(f"{kind.__name__} needs {', '.join(missing)}")
 
@@ -125,7 +145,9 @@ COMPACT = BiRefNetConfig(
 def backbone_name(config: BiRefNetConfig) -> str:
     """`swin_v1_t`, `…_s`, `…_b`, `…_l`, or the shape of one that has no name."""
     backbone = config.backbone
+    if isinstance(backbone, ResNetConfig):
+        return f"resnet_c{'-'.join(map(str, backbone.channels))}d{'-'.join(map(str, backbone.depths))}"
     for letter, known in (("t", SWIN_T), ("s", SWIN_S), ("b", SWIN_B), ("l", SWIN_L)):
-        if replace(backbone, drop_path_rate=known.backbone.drop_path_rate) == known.backbone:
+        if known.backbone == replace(backbone, drop_path_rate=SwinConfig.drop_path_rate):
             return f"swin_v1_{letter}"
     return f"swin_v1_e{backbone.embed_dim}d{'-'.join(map(str, backbone.depths))}w{backbone.window}"

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from modeling.birefnet.config import HEAD_STAGES, BiRefNetConfig, SwinConfig
+from modeling.birefnet.config import HEAD_STAGES, BiRefNetConfig, ResNetConfig, SwinConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -48,7 +48,18 @@ def config_from_shapes(shapes: Shapes) -> BiRefNetConfig:
     )
 
 
-def _backbone(shapes: Shapes) -> SwinConfig:
+def _backbone(shapes: Shapes) -> SwinConfig | ResNetConfig:
+    return _resnet(shapes) if "bb.stem.0.weight" in shapes else _swin(shapes)
+
+
+def _resnet(shapes: Shapes) -> ResNetConfig:
+    stages = range(1, HEAD_STAGES + 1)
+    first, second, third, fourth = (_size(shapes, f"bb.layer{stage}.0.conv1.weight", 0) for stage in stages)
+    depths = [_count(shapes, rf"bb\.layer{stage}\.(\d+)\.") for stage in stages]
+    return ResNetConfig((first, second, third, fourth), (depths[0], depths[1], depths[2], depths[3]))
+
+
+def _swin(shapes: Shapes) -> SwinConfig:
     embed_dim = _size(shapes, "bb.patch_embed.proj.weight", 0)
     table = "bb.layers.{}.blocks.0.attn.relative_position_bias_table"
     depths = [_count(shapes, rf"bb\.layers\.{stage}\.blocks\.(\d+)\.") for stage in range(HEAD_STAGES)]

@@ -7,10 +7,16 @@ from torch import Tensor, nn
 
 from modeling.birefnet.backbone import SwinBackbone
 from modeling.birefnet.blocks import DecoderBlock, resize
-from modeling.birefnet.config import BiRefNetConfig
+from modeling.birefnet.config import BiRefNetConfig, ResNetConfig, SwinConfig
 from modeling.birefnet.decoder import Decoder, SideOutputs, image_laplacian
+from modeling.birefnet.residual_backbone import ResNetBackbone
 
 SIZE_MULTIPLE = 32
+
+
+def make_backbone(config: SwinConfig | ResNetConfig) -> SwinBackbone | ResNetBackbone:
+    """The encoder of a configuration."""
+    return SwinBackbone(config) if isinstance(config, SwinConfig) else ResNetBackbone(config)
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class BiRefNet(nn.Module):
         super().__init__()
         self.config = config
         channels = config.encoder_channels
-        self.bb = SwinBackbone(config.backbone)
+        self.bb = make_backbone(config.backbone)
         if config.auxiliary_classes is not None:
             self.cls_head = nn.Sequential(nn.Linear(channels[3], config.auxiliary_classes))
         self.squeeze_module = nn.Sequential(DecoderBlock(sum(channels), channels[3], config))

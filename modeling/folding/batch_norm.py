@@ -5,6 +5,7 @@ from torch import nn
 
 from modeling.birefnet.blocks import DecoderBlock, DeformableBranch, DeformablePyramid
 from modeling.birefnet.network import BiRefNet
+from modeling.birefnet.residual_backbone import BasicBlock
 from modeling.folding.sharing import frozen, with_shared_tensors
 
 
@@ -31,6 +32,8 @@ def _pairs(module: nn.Module) -> list[tuple[nn.Module, str, str]]:
     """(owner of the convolution, its name there, the BatchNorm's name in `module`) of what a module normalises."""
     if isinstance(module, DecoderBlock):
         return [(module, "conv_in", "bn_in"), (module, "conv_out", "bn_out")]
+    if isinstance(module, BasicBlock):
+        return [(module, "conv1", "bn1"), (module, "conv2", "bn2")]
     if isinstance(module, DeformableBranch):
         return [(module.atrous_conv, "regular_conv", "bn")]
     if isinstance(module, DeformablePyramid):
@@ -54,6 +57,7 @@ def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
         convolution.in_channels,
         convolution.out_channels,
         (weight.shape[2], weight.shape[3]),
+        stride=convolution.stride,  # type: ignore[arg-type]
         padding=convolution.padding,  # type: ignore[arg-type]
         device="meta",
     )

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from modeling.birefnet.blocks import DeformableBranch
 from modeling.birefnet.network import BiRefNet
+from modeling.birefnet.residual_backbone import ResNetBackbone
 from modeling.folding import fold
 from modeling.folding.laterals import Size, TwoScaleBiRefNet, up_and_down_matrices
 from modeling.fused.backbone import FusedBackbone
@@ -20,8 +21,12 @@ class FusedBiRefNet(TwoScaleBiRefNet):
         nn.Module.__init__(self)
         mixed = half_precision(folded) if dtype == torch.float16 else folded
         self.config, self.squeeze_module, self.decoder = mixed.config, mixed.squeeze_module, mixed.decoder
-        self.bb = FusedBackbone(folded.bb, dtype, launches)  # type: ignore[assignment]
+        # A residual backbone is convolutions, which the libraries compute best themselves.
+        plain = isinstance(folded.bb, ResNetBackbone)
+        self.bb = mixed.bb if plain else FusedBackbone(folded.bb, dtype, launches)  # type: ignore[assignment,arg-type]
         self._matrices: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
+        if plain:
+            _keep_channels_last(self.bb)
         for part in (self.squeeze_module, self.decoder):
             _fuse_branches(part, dtype, launches)
             _keep_channels_last(part)

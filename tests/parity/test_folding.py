@@ -19,7 +19,7 @@ from modeling.folding import (
     sum_branches,
 )
 from modeling.folding.laterals import Size, up_and_down
-from tests.support.networks import TINY, seeded_network
+from tests.support.networks import TINY, TINY_RESNET, seeded_network
 from tests.support.seeded import seeded_input
 from tests.support.tolerance import FOLDED_LOGITS_FP64
 
@@ -69,6 +69,15 @@ def test_a_rewrite_is_exact(network: BiRefNet, rewrite, size: tuple[int, int]) -
     assert torch.abs(logits(rewrite(network), *size) - before).max() < FOLDED_LOGITS_FP64
 
 
+@pytest.mark.parametrize("rewrite", [fold_batch_norms, fold], ids=["batch norms", "all"])
+@pytest.mark.parametrize("size", [(64, 96), (160, 128)])
+def test_a_rewrite_is_exact_behind_a_residual_backbone(rewrite, size: tuple[int, int]) -> None:
+    network = seeded_network(TINY_RESNET).double()
+    before, folded = logits(network, *size), rewrite(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert torch.abs(logits(folded, *size) - before).max() < FOLDED_LOGITS_FP64
+
+
 def test_the_given_network_is_left_alone(network: BiRefNet) -> None:
     keys, before = list(network.state_dict()), logits(network)
     fold(network)
@@ -78,7 +87,8 @@ def test_the_given_network_is_left_alone(network: BiRefNet) -> None:
 
 def test_unchanged_tensors_are_shared(network: BiRefNet) -> None:
     folded = fold(network)
-    assert folded.bb.patch_embed.proj.weight is network.bb.patch_embed.proj.weight
+    weight = "patch_embed.proj.weight"
+    assert folded.bb.get_parameter(weight) is network.bb.get_parameter(weight)
     shared = {id(tensor) for tensor in network.parameters()}
     assert sum(id(tensor) in shared for tensor in folded.parameters()) > 50
 

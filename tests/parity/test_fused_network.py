@@ -9,7 +9,7 @@ from modeling.folding import fold
 from modeling.fused import fuse
 from modeling.half import half_precision
 from tests.support.kernels import DEVICE
-from tests.support.networks import seeded_network, tiny_network
+from tests.support.networks import TINY_RESNET, seeded_network, tiny_network
 from tests.support.seeded import seeded_input
 from tests.support.tolerance import FUSED_LOGITS, HALF_LOGITS
 
@@ -38,9 +38,16 @@ def test_in_half_precision_it_is_near() -> None:
     assert not torch.equal(fused, full)
 
 
+def test_a_residual_backbone_is_left_to_the_libraries() -> None:
+    network = seeded_network(TINY_RESNET)
+    full, found = logits(network, SMALL), logits(fuse(network, torch.float32).to(DEVICE), SMALL)
+    torch.testing.assert_close(found, full, rtol=0, atol=FUSED_LOGITS)
+    assert torch.abs(logits(fuse(network).to(DEVICE), SMALL) - full).max() < HALF_LOGITS
+
+
 def test_outliers_of_the_residual_stream_survive() -> None:
     network = seeded_network()
-    network.bb.patch_embed.norm.bias.data[3] = 3e5
+    network.bb.get_parameter("patch_embed.norm.bias").data[3] = 3e5
     assert torch.abs(logits(fuse(network).to(DEVICE), SMALL) - logits(network, SMALL)).max() < HALF_LOGITS
 
 

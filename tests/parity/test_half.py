@@ -9,7 +9,7 @@ from model_export.stages import stage_errors
 from modeling.birefnet.network import BiRefNet
 from modeling.folding import fold
 from modeling.half import half_precision
-from tests.support.networks import seeded_network, tiny_network
+from tests.support.networks import TINY_RESNET, seeded_network, tiny_network
 from tests.support.seeded import seeded_input
 from tests.support.tolerance import HALF_EMULATION, HALF_LOGITS
 
@@ -27,13 +27,22 @@ def logits(network: BiRefNet, size: tuple[int, int] = (64, 96)) -> Tensor:
 def with_loud_channel() -> BiRefNet:
     """Networks with outliers, as trained ones have: one channel of the residual is huge after the first block."""
     network = seeded_network()
-    network.bb.patch_embed.norm.bias.data[3] = LOUD
+    network.bb.get_parameter("patch_embed.norm.bias").data[3] = LOUD
     return network
 
 
 def test_a_half_network_is_near_the_full_one() -> None:
     full, half = logits(tiny_network()), logits(half_precision(fold(tiny_network())))
     assert full.std() > 0.5
+    assert torch.abs(half - full).max() < HALF_LOGITS
+    assert not torch.equal(half, full)
+
+
+def test_a_residual_backbone_is_half_throughout() -> None:
+    network = seeded_network(TINY_RESNET)
+    mixed = half_precision(fold(network))
+    assert {parameter.dtype for parameter in mixed.parameters()} == {torch.float16}
+    full, half = logits(network), logits(mixed)
     assert torch.abs(half - full).max() < HALF_LOGITS
     assert not torch.equal(half, full)
 

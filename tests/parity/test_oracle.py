@@ -13,6 +13,7 @@ from modeling.birefnet.config import SWIN_L, SWIN_T, BiRefNetConfig
 from modeling.birefnet.network import BiRefNet
 from modeling.birefnet.window_attention import relative_position_index
 from modeling.weights import infer_config
+from tests.support.networks import swin
 from tests.support.seeded import seeded, seeded_input
 from tests.support.tolerance import BATCH_LOGITS, ORACLE_LOGITS
 
@@ -28,7 +29,7 @@ def official_keys(backbone: str) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def seeded_state(backbone: str) -> dict[str, Tensor]:
     """The oracle's weights, made from the official key list alone; the position index it does not cover is computed."""
-    index = relative_position_index(BACKBONES[backbone].backbone.window)
+    index = relative_position_index(swin(BACKBONES[backbone]).window)
     keys = official_keys(backbone)
     return {
         key: index if key.endswith("relative_position_index") else seeded(key, shape)

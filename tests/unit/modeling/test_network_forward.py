@@ -13,6 +13,7 @@ from modeling.birefnet.config import COMPACT, BiRefNetConfig, SwinConfig
 from modeling.birefnet.decoder import image_laplacian
 from modeling.birefnet.network import BiRefNet, TrainingOutputs
 from modeling.deform_conv import DeformableConv2d
+from tests.support.networks import swin
 
 TINY = BiRefNetConfig(
     SwinConfig(embed_dim=8, depths=(2, 2, 2, 2), heads=(1, 2, 2, 4), window=4, drop_path_rate=0.0),
@@ -236,7 +237,7 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples():
 
 
 def test_drop_path_rates_rise_from_zero():
-    network = BiRefNet(dataclasses.replace(TINY, backbone=dataclasses.replace(TINY.backbone, drop_path_rate=0.7)))
+    network = BiRefNet(dataclasses.replace(TINY, backbone=dataclasses.replace(swin(TINY), drop_path_rate=0.7)))
     rates = [module.rate for module in network.modules() if isinstance(module, DropPath)]
     assert rates == pytest.approx([index / 7 * 0.7 for index in range(8)])
 

@@ -20,6 +20,7 @@ from modeling.weights import (
     read_state,
     save_state,
 )
+from tests.support.networks import TINY_RESNET, seeded_network, swin
 
 TINY = BiRefNetConfig(
     SwinConfig(embed_dim=8, depths=(1, 2, 1, 1), heads=(1, 2, 2, 4), window=4, mlp_ratio=2),
@@ -76,7 +77,7 @@ def test_a_loaded_network_trains(tmp_path: Path, network: BiRefNet):
     save_state(network, tmp_path / "net.safetensors")
     loaded = load_network(tmp_path / "net.safetensors").train()
     loaded(torch.randn(2, 3, 64, 64)).logits.sum().backward()
-    assert loaded.bb.patch_embed.proj.weight.grad is not None
+    assert loaded.bb.get_parameter("patch_embed.proj.weight").grad is not None
 
 
 def test_saving_replaces_the_file_whole(tmp_path: Path, network: BiRefNet):
@@ -100,6 +101,13 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, network: BiRefNet, mo
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("net.safetensors", b"old")]
 
 
+def test_a_residual_backbone_is_told_by_its_shapes(tmp_path: Path):
+    network = seeded_network(TINY_RESNET)
+    assert infer_config(network.state_dict()) == TINY_RESNET
+    save_state(network, tmp_path / "net.safetensors")
+    assert same(load_network(tmp_path / "net.safetensors"), network)
+
+
 def test_saving_refuses_other_formats_and_a_stolen_key(tmp_path: Path, network: BiRefNet):
     with pytest.raises(ValueError, match=r"\.safetensors, found net\.pth"):
         save_state(network, tmp_path / "net.pth")
@@ -117,7 +125,7 @@ def test_wrappers_and_half_precision(tmp_path: Path, state: dict[str, Tensor], s
     else:
         save_file(wrapped, path)
     loaded = load_network(path)
-    assert loaded.config.backbone.embed_dim == 8
+    assert swin(loaded.config).embed_dim == 8
     for key, value in loaded.state_dict().items():
         assert value.dtype == state[key].dtype
         torch.testing.assert_close(value, state[key], rtol=1e-3, atol=1e-6)
@@ -187,7 +195,7 @@ def test_configuration_is_inferred_from_shapes(config: BiRefNetConfig):
         state = BiRefNet(config).state_dict()
     trained_alike = dataclasses.replace(
         config,
-        backbone=dataclasses.replace(config.backbone, drop_path_rate=0.2),
+        backbone=dataclasses.replace(swin(config), drop_path_rate=0.2),
         aspp_dropout=0.5,
     )
     assert infer_config(state) == trained_alike
