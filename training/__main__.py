@@ -12,6 +12,7 @@ import torch
 from modeling.birefnet.network import BiRefNet
 from modeling.weights import load_network, load_state, read_metadata, save_state
 from training.checkpoint import ema_weights, read_header
+from training.comparison.commands import add_compare
 from training.config import NETWORKS, Budget, Phase, TrainingConfig
 from training.curve import draw
 from training.data.augmentation import NONE, Augmentation
@@ -278,6 +279,7 @@ def _parser() -> argparse.ArgumentParser:
     add_inverse_form(commands)
     add_instances(commands)
     add_data(commands)
+    add_compare(commands)
 
     show = commands.add_parser("preview", help="contact sheet of photographs and held-out images")
     show.add_argument("checkpoint", type=Path)

@@ -1,6 +1,7 @@
-"""`python -m training sheet` shows procedural photographs, `speed` measures what they cost."""
+"""`python -m training sheet` shows procedural photographs, `speed` measures what they cost, `pool` keeps them."""
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 
 from training.data.degrade import Photo
 from training.data.phenomena import KINDS
+from training.data.pool import PoolContents, fill
 from training.data.raster import Plane
 from training.data.recomposition import make_bank, recomposed
 from training.data.scene import sample
@@ -70,6 +72,10 @@ def _measured(work: Callable[[], object], count: int, device: torch.device | Non
     return (clock() - begin) / count * 1000
 
 
+def _pool(options: argparse.Namespace) -> None:
+    fill(options.out, PoolContents(options.set, options.first, options.count, options.size), options.processes)
+
+
 def add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the commands to those of `python -m training`."""
     sheet = commands.add_parser("sheet", help="contact sheet of procedural photographs and their mattes")
@@ -92,3 +98,12 @@ def add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     speed.add_argument("--batch", type=int, default=16)
     speed.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     speed.set_defaults(run=_speed)
+
+    pool = commands.add_parser("pool", help="procedural photographs made once, for many rounds of training")
+    pool.add_argument("--set", choices=sorted(SETS), default="rich")
+    pool.add_argument("--first", type=int, default=0, help="index of the first image")
+    pool.add_argument("--count", type=int, required=True)
+    pool.add_argument("--size", type=int, default=256)
+    pool.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    pool.add_argument("--out", type=Path, required=True, help="folder; a pool in it is replaced")
+    pool.set_defaults(run=_pool)
