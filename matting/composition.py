@@ -51,10 +51,15 @@ def cutout(rgb: NDArray[np.uint8], alpha: NDArray[np.float32]) -> NDArray[np.uin
     Returns:
         (H, W, 4) uint8.
     """
+    return join(rgb, to_uint8(alpha))
+
+
+def join(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Colours (H, W, 3) and a matte of levels (H, W) as RGBA (H, W, 4), all uint8."""
     _check_same_size(alpha, rgb, "image")
     rgba = np.empty((*alpha.shape, 4), np.uint8)
     cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA, dst=rgba)
-    rgba[..., 3] = to_uint8(alpha)
+    rgba[..., 3] = alpha
     return rgba
 
 
@@ -84,6 +89,6 @@ def composite(
     return result
 
 
-def _check_same_size(alpha: NDArray[np.float32], other: NDArray[np.uint8], name: str) -> None:
+def _check_same_size(alpha: NDArray[np.float32] | NDArray[np.uint8], other: NDArray[np.uint8], name: str) -> None:
     if other.shape[:2] != alpha.shape:
         raise ValueError(f"expected an {name} of the matte's size {alpha.shape}, found {other.shape[:2]}")

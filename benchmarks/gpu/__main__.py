@@ -49,6 +49,7 @@ SECTIONS: Mapping[str, Section] = {
     "throughput": Section(("throughput", "measure_throughput"), 210),
     "parts": Section(("parts", "measure_parts"), 90),
     "server": Section(("live", "measure_server"), 360),
+    "finish": Section(("finishing", "measure_finish"), 40),
     "official": Section(("official", "measure_official"), 420),
     "train": Section(("jobs", "train_refiner"), 120),  # and its minutes
 }

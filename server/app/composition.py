@@ -302,5 +302,6 @@ def _pipeline_limits(settings: Settings) -> PipelineLimits:
         max_timeout_s=settings.max_timeout_s,
         compression=Compression(settings.png_level, settings.jpeg_quality, settings.webp_quality),
         scaled_decode=settings.scaled_decode,
+        finish_on_device=settings.finish == "device",
         refiner=served_refiner(settings),
     )

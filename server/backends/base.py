@@ -6,7 +6,7 @@ thread that owns it, so it needs no locks. It holds nothing between batches that
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,38 @@ class Device:
     on_host: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What is to be made of a network's answer, for one image.
+
+    Attributes:
+        alpha: (h, w) float32 in [0, 1], of the working size, or of the image's where it was refined.
+        size: (height, width) of the image.
+        rgb: (height, width, 3) uint8 whose foreground colours are to be estimated; None where none are wanted.
+        input_alpha: (height, width) uint8 that the image came with, or None.
+        deep: Whether 8 bits are too few for the matte.
+    """
+
+    alpha: NDArray[np.float32]
+    size: tuple[int, int]
+    rgb: NDArray[np.uint8] | None = None
+    input_alpha: NDArray[np.uint8] | None = None
+    deep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A matte at image size, and the colours to go with it.
+
+    Attributes:
+        alpha: (H, W), times the alpha that the image came with; uint8, or float32 in [0, 1] where it is to be deep.
+        rgb: (H, W, 3) uint8, estimated; None where none were wanted.
+    """
+
+    alpha: NDArray[np.uint8] | NDArray[np.float32]
+    rgb: NDArray[np.uint8] | None
+
+
 class Backend(Protocol):
     """Runs artifacts on one device."""
 
@@ -91,4 +123,20 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the device. The backend is not used afterwards."""
+        ...
+
+
+@runtime_checkable
+class FinishingBackend(Protocol):
+    """A backend whose device also does what comes after the network. Optional: else `matting` does it on the host."""
+
+    def finish(self, work: Finish) -> Finished:
+        """Resize a matte, multiply it by the image's own alpha, and estimate colours.
+
+        The same as `matting.geometry.restore`, `matting.composition.with_input_alpha` and
+        `matting.foreground.estimate_foreground` within one level of 255.
+
+        Raises:
+            BackendFault: It failed; the host can do it instead.
+        """
         ...

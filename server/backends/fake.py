@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from artifact import Artifact, Manifest, TensorSpec
-from server.backends.base import Arrays, BackendFault, Device
+from matting.composition import to_uint8, with_input_alpha
+from matting.foreground import estimate_foreground
+from matting.geometry import restore
+from server.backends.base import Arrays, BackendFault, Device, Finish, Finished
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
@@ -137,6 +140,12 @@ class FakeBackend:
         refines = manifest.kind == "refine"
         alpha = image.copy() if refines else luminance(image.astype(np.uint8, copy=False))
         return {manifest.outputs[0].name: alpha}
+
+    def finish(self, work: Finish) -> Finished:
+        """With the functions of the host, in the thread of the device."""
+        alpha = with_input_alpha(restore(work.alpha, work.size), work.input_alpha)
+        rgb = None if work.rgb is None else estimate_foreground(work.rgb, to_uint8(alpha))
+        return Finished(alpha if work.deep else to_uint8(alpha), rgb)
 
     def close(self) -> None:
         self._manifests.clear()

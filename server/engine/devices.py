@@ -27,6 +27,8 @@ class Worker:
         warm: What it proved it can run, by artifact id.
         limits: Largest batch by group; memory runs short on one device, not on all.
         loading: Graphs being loaded: the device is busy, not hung.
+        finishes: Whether its backend also does what comes after the network.
+        errands: Finishings that it has been sent, and not done yet.
         lost: Why it serves no more, for good; None while it does.
     """
 
@@ -37,6 +39,8 @@ class Worker:
     warm: dict[str, Warm] = field(default_factory=dict)
     limits: dict[Hashable, BatchLimit] = field(default_factory=dict)
     loading: int = 0
+    finishes: bool = False
+    errands: int = 0
     watchdog: asyncio.TimerHandle | None = None
     lost: str | None = None
     _leaves: asyncio.Event = field(default_factory=asyncio.Event)
@@ -103,6 +107,12 @@ def living(workers: Iterable[Worker]) -> list[Worker]:
 def sharing(workers: Iterable[Worker], one: Worker) -> list[Worker]:
     """The threads of the same device, itself included: what ends one's context ends the others'."""
     return [worker for worker in workers if worker.device.name == one.device.name]
+
+
+def finisher(workers: Iterable[Worker]) -> Worker | None:
+    """Who is to finish a matte: the thread with the least to do of those that can; None when there is none."""
+    able = [worker for worker in living(workers) if worker.finishes and not worker.loading]
+    return min(able, key=lambda worker: len(worker.flights) + worker.errands, default=None)
 
 
 def idlest(workers: Sequence[Worker]) -> tuple[Worker, int] | None:

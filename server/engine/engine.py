@@ -9,9 +9,18 @@ from types import MappingProxyType
 import numpy as np
 
 from artifact import Artifact, Manifest
-from server.backends.base import Backend, BackendFault, Device
-from server.engine.devices import Worker, living, names_of
+from server.backends.base import (
+    Backend,
+    BackendFault,
+    Device,
+    Finish,
+    Finished,
+    FinishingBackend,
+    OutOfMemoryFault,
+)
+from server.engine.devices import Worker, finisher, living, names_of
 from server.engine.dispatch import Dispatcher
+from server.engine.flights import too_late
 from server.engine.items import EngineLimits, Item, Outcome, cancelled_for
 from server.engine.warmup import Search, Warm, warm_up
 from server.engine.worker import DeviceThread
@@ -190,6 +199,44 @@ class Engine:
             if timer is not None:
                 timer.cancel()
 
+    async def finish(self, work: Finish, deadline: float) -> Finished | None:
+        """Have a device make a matte and its colours out of a network's answer, between two batches.
+
+        Args:
+            work: What is to be made.
+            deadline: Monotonic seconds, absolute.
+
+        Returns:
+            None where no device can, or the one that was asked failed: the host can still do it.
+
+        Raises:
+            DeadlineExceededError: The deadline has passed before it was done.
+        """
+        worker = finisher(self._dispatcher.workers)
+        if worker is None:
+            return None
+        left_s, station = deadline - self._clock(), self._metrics.device
+
+        def job(backend: Backend) -> Finished:
+            if not isinstance(backend, FinishingBackend):
+                raise TypeError("This is a bug: expected a backend that finishes")
+            with station.work(0, worker=worker.name):  # no item of the queue: it only keeps the device busy
+                return backend.finish(work)
+
+        worker.errands += 1
+        try:
+            async with asyncio.timeout(max(0.0, min(left_s, self._limits.hang_s))):
+                return await worker.do(job)
+        except TimeoutError:
+            if left_s <= self._limits.hang_s:
+                raise too_late() from None
+            self._dispatcher.lose(worker, f"{worker.name} did not finish a matte within {self._limits.hang_s:g} s")
+        except BackendFault as fault:
+            self._finish_failed(worker, fault)
+        finally:
+            worker.errands -= 1
+        return None
+
     def wait_s(self, ahead: int) -> float:
         """Seconds until a device takes an item that has so many before it; 0 before anything was measured."""
         return self._dispatcher.wait_s(ahead)
@@ -211,6 +258,16 @@ class Engine:
             if not ended:
                 _log.error("%s still runs a batch after %g s; it is left behind", worker.name, _CLOSE_S)
 
+    def _finish_failed(self, worker: Worker, fault: BackendFault) -> None:
+        if worker.lost is not None:
+            return
+        _log.warning("finishing a matte failed, the host does it: %s", fault, extra={"device": worker.name})
+        if fault.fatal:
+            self._dispatcher.lose(worker, str(fault))
+        else:
+            kind = "out_of_memory" if isinstance(fault, OutOfMemoryFault) else "item"
+            self._metrics.faults.labels(kind, worker.name).inc()
+
     async def _open_devices(self) -> None:
         threads = [
             DeviceThread(make_backend, name=f"device-{index}") for index, make_backend in enumerate(self._make_backends)
@@ -218,12 +275,13 @@ class Engine:
         opening = (asyncio.wrap_future(thread.start()) for thread in threads)
         results = await asyncio.gather(*opening, return_exceptions=True)
         made = [
-            (thread, found.device)
+            (thread, found)
             for thread, found in zip(threads, results, strict=True)
             if not isinstance(found, BaseException)
         ]
-        for (thread, device), name in zip(made, names_of([device for _, device in made]), strict=True):
-            self._dispatcher.workers.append(Worker(thread, device, name))
+        for (thread, backend), name in zip(made, names_of([backend.device for _, backend in made]), strict=True):
+            finishes = isinstance(backend, FinishingBackend)
+            self._dispatcher.workers.append(Worker(thread, backend.device, name, finishes=finishes))
             self._metrics.device_opened(name)
         for result in results:
             if isinstance(result, BaseException):

@@ -28,7 +28,7 @@ from server.pipeline.refiner import Refiner
 from server.pipeline.refining import Errand, Refinements, RefinePlan
 from server.pipeline.request import ImageUrl, SegmentOptions, SegmentRequest, SegmentResult, fingerprint
 from server.pipeline.shadow import Sample, Shadow, ShadowLimits
-from server.pipeline.stages import COLOURLESS, Prepared, answer, prepare
+from server.pipeline.stages import COLOURLESS, Alpha, Prepared, answer, prepare, take_finished, to_finish
 
 _MIB = 1 << 20
 
@@ -43,6 +43,7 @@ class PipelineLimits:
         max_timeout_s: Longer ones are cut to it.
         compression: Of the answers.
         scaled_decode: Decode large JPEGs at a reduced scale for mattes that are not refined.
+        finish_on_device: Resize mattes and estimate colours on the device, where its backend can.
         refiner: Refines mattes; without it the guided filter does, where that is asked for.
     """
 
@@ -51,6 +52,7 @@ class PipelineLimits:
     max_timeout_s: float = 600.0
     compression: Compression = field(default_factory=Compression)
     scaled_decode: bool = False
+    finish_on_device: bool = False
     refiner: Refiner | None = None
 
 
@@ -175,11 +177,12 @@ class Pipeline:
             prepared = await self._prepare(call)
             outcome = await self._infer(call, prepared)
             coarse = cast("NDArray[np.float32]", outcome.arrays[call.model.manifest.outputs[0].name])
-            alpha, report = await self._refine(call, prepared, coarse)
+            refined, report = await self._refine(call, prepared, coarse)
+            alpha = await self._finish(call, prepared, refined)
         call.stay.waits = False
         size = prepared.size
         work = partial(answer, prepared, alpha, call.options, self.limits.compression)
-        del prepared, alpha
+        del prepared, alpha, refined
         with self._counting_drops():
             encoded = await self._pool.run(work, call.deadline, encoding)
         call.spend("queue", encoded.waited_s)
@@ -242,6 +245,20 @@ class Pipeline:
         call.spend("refine", self._clock() - began)
         record_stage("refine", call.stage_s["refine"], tiles=refined.report.tiles)
         return refined.alpha, refined.report
+
+    async def _finish(self, call: "_Call", prepared: Prepared, alpha: NDArray[np.float32]) -> Alpha:
+        """The matte at image size, and the colours in `prepared`, where the device is to make them; else as it is."""
+        work = to_finish(prepared, alpha, call.options) if self.limits.finish_on_device else None
+        if work is None:
+            return alpha
+        began = self._clock()
+        with self._counting_drops():
+            finished = await self._engine.finish(work, call.deadline)
+        if finished is None:
+            return alpha
+        call.spend("finish", self._clock() - began)
+        record_stage("finish", call.stage_s["finish"])
+        return take_finished(prepared, finished)
 
     @contextmanager
     def _counting_drops(self) -> Iterator[None]:

@@ -119,7 +119,7 @@ class SegmentResult:
         size: (height, width) of the answer, after EXIF orientation.
         model: Name of the model that made it.
         batch_size: How many items shared the device with this one.
-        stage_s: Seconds by stage (fetch, decode, queue, infer, refine, encode), in the order in which they ran.
+        stage_s: Seconds by stage (fetch, decode, queue, infer, refine, finish, encode), in the order in which they ran.
         artifact: Id of the artifact that was served under that name: which one it was before or after a replacement.
         refinement: What was done to the matte at the image's own resolution; None where nothing was asked for.
     """

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from matting.composition import composite, cutout, to_uint8, to_uint16, with_input_alpha
+from matting.composition import composite, cutout, join, to_uint8, to_uint16, with_input_alpha
 from matting.foreground import estimate_foreground
 from matting.geometry import fit, restore
 from matting.trimap import trimap
+from server.backends.base import Finish, Finished
 from server.pipeline.decode import Metadata, decode
 from server.pipeline.encode import Compression, Pixels, encode
 from server.pipeline.header import ImageHeader
 from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
+
+Alpha = NDArray[np.float32] | NDArray[np.uint8]
 
 COLOURLESS = (Output.MATTE, Output.TRIMAP)
 """Outputs that need none of the image's colours."""
@@ -35,6 +38,7 @@ class Prepared:
         alpha: (H, W) uint8 that the image came with, or None.
         size: (H, W) of the image, upright.
         metadata: For the answer.
+        finished: Whether `rgb` holds the estimated colours already.
     """
 
     canvas: NDArray[np.uint8]
@@ -42,6 +46,7 @@ class Prepared:
     alpha: NDArray[np.uint8] | None
     size: tuple[int, int]
     metadata: Metadata
+    finished: bool = False
 
 
 def prepare(
@@ -68,25 +73,53 @@ def prepare(
     return Prepared(canvas, rgb, decoded.alpha, decoded.size, decoded.metadata)
 
 
-def answer(prepared: Prepared, alpha: NDArray[np.float32], options: SegmentOptions, compression: Compression) -> bytes:
+def to_finish(prepared: Prepared, alpha: NDArray[np.float32], options: SegmentOptions) -> Finish | None:
+    """What a device could do for an answer; None where nothing is left to do.
+
+    Where the image is smaller than what the network saw, or the matte has its size already, only colours are worth a
+    way there and back.
+    """
+    colours = options.output not in COLOURLESS and options.foreground is Foreground.ESTIMATE
+    rgb = prepared.rgb if colours else None
+    grows = prepared.size[0] * prepared.size[1] > alpha.size
+    if rgb is None and not grows:
+        return None
+    plain = options.output is Output.CUTOUT or (options.output is Output.MATTE and options.depth == 8)
+    deep = not plain or (options.format is OutputFormat.NPY and options.output is Output.MATTE)
+    return Finish(alpha, prepared.size, rgb, prepared.alpha, deep)
+
+
+def take_finished(prepared: Prepared, finished: Finished) -> Alpha:
+    """What `answer` is to be given instead; `prepared` keeps the colours."""
+    prepared.alpha = None
+    prepared.finished = finished.rgb is not None
+    if finished.rgb is not None:
+        prepared.rgb = finished.rgb
+    return finished.alpha
+
+
+def answer(prepared: Prepared, alpha: Alpha, options: SegmentOptions, compression: Compression) -> bytes:
     """Make the answer: restore, compose, encode. `prepared` gives its pixels away.
 
     Args:
         prepared: As `prepare` made it.
-        alpha: (h, w) float32 in [0, 1]: the network's answer, or what was refined to image size.
+        alpha: (h, w) float32 in [0, 1]: the network's answer, or what was refined to image size; or as `take_finished`
+            gives it.
         options: What the client wants.
         compression: How hard to try.
     """
     return encode(_compose(prepared, alpha, options), options.format, prepared.metadata, compression)
 
 
-def _compose(prepared: Prepared, alpha: NDArray[np.float32], options: SegmentOptions) -> Pixels:
-    alpha = with_input_alpha(restore(alpha, prepared.size), prepared.alpha)
+def _compose(prepared: Prepared, alpha: Alpha, options: SegmentOptions) -> Pixels:
+    if alpha.dtype == np.uint8:
+        return _compose_levels(prepared, alpha.astype(np.uint8, copy=False))
+    alpha = with_input_alpha(restore(alpha.astype(np.float32, copy=False), prepared.size), prepared.alpha)
     rgb, prepared.rgb, prepared.alpha = prepared.rgb, None, None
     if rgb is None or options.output in COLOURLESS:
         del rgb
         return _plane(alpha, options)
-    estimate = options.foreground is Foreground.ESTIMATE
+    estimate = options.foreground is Foreground.ESTIMATE and not prepared.finished
     if options.output is Output.CUTOUT:
         rgba = cutout(rgb, alpha)
         del alpha
@@ -96,6 +129,12 @@ def _compose(prepared: Prepared, alpha: NDArray[np.float32], options: SegmentOpt
     colours = estimate_foreground(rgb, to_uint8(alpha)) if estimate else rgb
     del rgb
     return composite(colours, alpha, options.background)
+
+
+def _compose_levels(prepared: Prepared, alpha: NDArray[np.uint8]) -> Pixels:
+    """A matte, or a cutout, of which everything but joining its two halves was done on the device."""
+    rgb, prepared.rgb = prepared.rgb, None
+    return alpha if rgb is None else join(rgb, alpha)
 
 
 def _plane(alpha: NDArray[np.float32], options: SegmentOptions) -> Pixels:

@@ -22,6 +22,7 @@ _ONLY_WITH = {
     "gpu_streams": ("torch", "trt"),
     "tune_kernels": ("torch",),
     "build_plans": ("trt",),
+    "finish": ("torch", "fake"),
 }
 
 Origin = Annotated[
@@ -140,6 +141,12 @@ class Settings(BaseModel):
         description="With backend=trt: build a plan that is missing, or was made for another GPU, TensorRT or graph, "
         "when its model is loaded, instead of failing. That takes minutes, and the artifact directory must be "
         "writable.",
+    )
+    finish: Literal["host", "device"] = Field(
+        "host",
+        description="Where mattes become as large as their images, and the foreground's colours are estimated. On the "
+        "host that takes a core up to two seconds for a large cutout; device has backend=torch do it on the GPU "
+        "between two batches, for which the image crosses PCIe. What fails there is done on the host.",
     )
     threads: Count | None = Field(
         None,
@@ -439,7 +446,7 @@ class Settings(BaseModel):
             return value
         return tuple(piece.strip() for part in parts for piece in str(part).split(",") if piece.strip())
 
-    @field_validator("log_level", "log_format", "backend", "device", mode="before")
+    @field_validator("log_level", "log_format", "backend", "device", "finish", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value

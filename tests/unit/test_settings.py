@@ -82,6 +82,7 @@ VALUES = {
     "traces": ("true", True),
     "fake_latency_s": ("0.1", 0.1),
     "gpus": ("0, 2", (0, 2)),
+    "finish": ("Device", "device"),
     "batch_latency_ms": ("80", 80.0),
 }
 NEEDS = {
@@ -91,6 +92,7 @@ NEEDS = {
     "allow_cpu": {"device": "cuda"},
     "gpu_streams": {"backend": "torch"},
     "tune_kernels": {"backend": "torch"},
+    "finish": {"backend": "torch"},
     "build_plans": {"backend": "trt"},
     "fake_latency_s": {"backend": "fake"},
     "rate_limit_megapixels": {"api_keys_file": "/keys"},

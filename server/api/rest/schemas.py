@@ -128,7 +128,7 @@ def segment_responses() -> dict[int | str, dict[str, Any]]:
         "X-Model": "Name of the model that made the answer.",
         "X-Artifact": "Which artifact was served under that name then: name, `@`, and the beginning of its SHA-256.",
         "X-Batch-Size": "How many images shared the device with this one.",
-        "Server-Timing": "Milliseconds in fetch (of a URL), decode, queue, infer, refine, encode.",
+        "Server-Timing": "Milliseconds in fetch (of a URL), decode, queue, infer, refine, finish, encode.",
         "X-Refine": "Stages and tiles that were refined, and stages that were not used; absent without refinement.",
         "X-RateLimit-Limit": "Megapixels per minute of this API key's account; absent without a limit.",
         "X-RateLimit-Remaining": "Megapixels that are left now.",

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from artifact import Artifact
-from server.backends.base import Arrays, Backend, BackendFault, Device, OutOfMemoryFault
+from server.backends.base import Arrays, Backend, BackendFault, Device, Finish, Finished, OutOfMemoryFault
 from server.backends.faults import fault_of
 from server.backends.ort import OrtBackend, OrtOptions
+from server.backends.torch_cuda.finishing import finish
 from server.backends.torch_cuda.networks import WEIGHTS_ROLE, load_module
 from server.backends.torch_cuda.runners import CudaDevice, EagerRunner, GraphRunner, Runner, Signature
 
@@ -118,6 +119,11 @@ class TorchBackend:
             if self._cuda is not None:
                 torch.cuda.empty_cache()  # what the batch that did not fit has left
             raise
+
+    def finish(self, work: Finish) -> Finished:
+        place = torch.device("cpu") if self._index is None else torch.device("cuda", self._index)
+        with _translated(f"finishing {work.size[1]}x{work.size[0]} pixels failed"):
+            return finish(work, place)
 
     def close(self) -> None:
         self._runners.clear()

@@ -21,7 +21,7 @@ from modeling.birefnet.config import SWIN_T
 from tests.support.networks import TINY
 
 SCHEMA = json.loads((Path(machine.__file__).parent / "schemas" / "gpu.json").read_text())
-IN_PROCESS = ("kernels", "parity", "throughput", "parts", "official")
+IN_PROCESS = ("kernels", "parity", "throughput", "parts", "finish", "official")
 
 
 def valid(path: Path) -> dict[str, Any]:
@@ -61,6 +61,19 @@ def test_a_rehearsal_measures_the_network_it_runs(rehearsal: dict[str, Any]) -> 
         assert row["measured"] or row["backend"] in {"tensorrt", "ort-cuda"}
     (parts,) = rows_of(rehearsal, "parts")
     assert {"backbone, both scales", "decoder_block1", "perceptrons"} <= set(parts["parts_ms"])
+
+
+def test_host_and_device_finish_the_same_matte(rehearsal: dict[str, Any]) -> None:
+    rows = rows_of(rehearsal, "finish")
+    assert [(row["place"], row["colours"]) for row in rows] == [
+        (place, colours) for colours in (False, True) for place in ("host", "device")
+    ]
+    for row in rows:
+        assert row["measured"]
+        assert row["max_levels"] <= 1
+        assert row["host_cpu_ms"] >= 0
+        assert row["pcie_bytes"] > 0
+        assert (row["max_levels_colours"] is None) != row["colours"]
 
 
 def test_what_cannot_be_measured_here_says_why(rehearsal: dict[str, Any]) -> None:

@@ -2,16 +2,18 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import numpy as np
 import pytest
 
 from artifact import Artifact
-from server.backends.base import Arrays, Backend, BackendFault, OutOfMemoryFault
+from server.backends.base import Arrays, Backend, BackendFault, Finish, Finished, OutOfMemoryFault
 from server.backends.fake import FakeBackend, FakeOptions, fake_artifact
 from server.engine import Engine, EngineLimits, Outcome
-from server.errors import DeviceLostError, InferenceError
+from server.errors import DeadlineExceededError, DeviceLostError, InferenceError
 from server.observability.metrics import Metrics
 from tests.support.backends import (
     PATIENCE_S,
@@ -385,3 +387,107 @@ async def test_a_model_whose_loading_loses_the_last_device_says_so():
         with pytest.raises(BackendFault, match="the power is gone"):
             await task
         assert not engine.live
+
+
+class Finishing(FakeBackend):
+    """Finishes when it is told to, and as it is told to."""
+
+    def __init__(self, name: str, script: DeviceScript) -> None:
+        super().__init__(FakeOptions(name=name), before_run=script)
+        self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
+        self.fault: BackendFault | None = None
+
+    def finish(self, work: Finish) -> Finished:
+        self.begun.release()
+        assert self.go.acquire(timeout=PATIENCE_S)
+        if self.fault is not None:
+            raise self.fault
+        return super().finish(work)
+
+    async def arrival(self) -> None:
+        assert await asyncio.to_thread(self.begun.acquire, timeout=PATIENCE_S)
+
+
+WORK = Finish(np.full((4, 4), 0.5, np.float32), (8, 8))
+
+
+@asynccontextmanager
+async def finishing_engine(
+    limits: EngineLimits = ONE_BY_ONE, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[tuple[Engine, list[Finishing], Metrics]]:
+    metrics = Metrics()
+    backends = [Finishing(f"gpu:{index}", DeviceScript()) for index in range(2)]
+    engine = Engine([lambda: backends[0], lambda: backends[1]], limits, metrics, clock)
+    await engine.start({"a": fake_artifact(SIZE)})
+    try:
+        yield engine, backends, metrics
+    finally:
+        for backend in backends:
+            backend.go.release(100)
+        await engine.close()
+
+
+def finish(engine: Engine, left_s: float = 1000.0) -> "asyncio.Task[Finished | None]":
+    return asyncio.create_task(engine.finish(WORK, engine._clock() + left_s))
+
+
+async def test_mattes_are_finished_side_by_side_between_batches():
+    async with finishing_engine() as (engine, backends, metrics):
+        one, other = finish(engine), finish(engine)
+        for backend in backends:
+            await backend.arrival()
+        assert metrics.device.backlog_s == 0, "they are no items of the queue"
+        for backend in backends:
+            backend.go.release()
+        for finished in await asyncio.gather(one, other):
+            assert finished is not None
+            assert np.array_equal(finished.alpha, np.full((8, 8), 128, np.uint8))
+        assert [worker.errands for worker in engine._dispatcher.workers] == [0, 0]
+
+
+async def test_a_device_that_dies_of_finishing_leaves_it_to_the_host_and_the_rest_to_the_other():
+    async with finishing_engine() as (engine, backends, metrics):
+        backends[0].fault = BackendFault("it fell off", fatal=True)
+        task = finish(engine)
+        await backends[0].arrival()
+        backends[0].go.release()
+        assert await task is None
+        assert [worker.lost for worker in engine._dispatcher.workers] == ["it fell off", None]
+        assert engine.ready
+        task = finish(engine)
+        await backends[1].arrival()
+        backends[1].go.release()
+        assert await task is not None
+        assert counted(metrics, "birefnet_faults_total", kind="fatal", device="gpu:0") == 1
+
+
+async def test_a_finishing_that_hangs_loses_its_device():
+    async with finishing_engine(EngineLimits(hang_s=0.02)) as (engine, *_):
+        assert await finish(engine) is None
+        assert [worker.lost for worker in engine._dispatcher.workers] == [
+            "gpu:0 did not finish a matte within 0.02 s",
+            None,
+        ]
+
+
+async def test_a_finishing_that_is_too_late_is_told_so_and_the_device_stays():
+    clock = FakeClock()
+    async with finishing_engine(clock=clock) as (engine, *_):
+        with pytest.raises(DeadlineExceededError):
+            await finish(engine, left_s=0.01)
+        assert [worker.lost for worker in engine._dispatcher.workers] == [None, None]
+
+
+async def test_without_a_device_that_can_the_host_finishes():
+    class Plain:
+        """A backend as it may be: with nothing that is optional."""
+
+        def __init__(self) -> None:
+            inner = FakeBackend()
+            self.device = inner.device
+            self.load, self.unload, self.run, self.close = inner.load, inner.unload, inner.run, inner.close
+
+    engine = Engine([Plain], EngineLimits(), Metrics())
+    await engine.start({"a": fake_artifact(SIZE)})
+    assert await engine.finish(WORK, engine._clock() + 1000) is None
+    await engine.close()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from matting.foreground import estimate_foreground
 from matting.geometry import fit, restore
+from server.backends.base import OutOfMemoryFault
 from server.backends.fake import FakeBackend, fake_artifact, luminance
 from server.engine import Engine, EngineLimits
 from server.engine.admission import Admission, AdmissionLimits, Surroundings
@@ -430,3 +431,42 @@ async def test_scaled_decode_is_for_mattes_only(monkeypatch):
             for output in (Output.MATTE, Output.CUTOUT):
                 assert (await server.segment(image, output=output)).size == (480, 640)
     assert sizes == [(480, 640), (480, 640), (60, 80), (480, 640)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output": Output.MATTE},
+        {"output": Output.MATTE, "depth": 16},
+        {"output": Output.MATTE, "format": OutputFormat.NPY},
+        {"output": Output.TRIMAP},
+        {"output": Output.CUTOUT},
+        {"output": Output.CUTOUT, "foreground": Foreground.ORIGINAL},
+        {"output": Output.CUTOUT, "format": OutputFormat.NPY},
+        {"output": Output.COMPOSITE, "background": (255, 0, 0)},
+    ],
+    ids=lambda options: " ".join(str(value) for value in options.values()),
+)
+@pytest.mark.parametrize("size", [(90, 70), (12, 20)], ids=["larger", "smaller"])
+@pytest.mark.parametrize("transparent", [False, True])
+async def test_what_the_device_finishes_is_to_the_byte_what_the_host_would(options, size, transparent):
+    image = smooth(*size)
+    if transparent:
+        image = np.dstack([image, np.tile(np.linspace(0, 255, size[1]).astype(np.uint8), (size[0], 1))])
+    data = png(image)
+    async with rig() as plain, rig(PipelineLimits(finish_on_device=True)) as finishing:
+        expected, found = await plain.segment(data, **options), await finishing.segment(data, **options)
+    assert found.body == expected.body
+    colours = options["output"] in (Output.CUTOUT, Output.COMPOSITE) and "foreground" not in options
+    assert ("finish" in found.stage_s) == (colours or size[0] > WORKING[0]), "only where there is something to do"
+    assert "finish" not in expected.stage_s
+
+
+async def test_what_the_device_fails_to_finish_the_host_does(monkeypatch):
+    monkeypatch.setattr(FakeBackend, "finish", lambda self, work: (_ for _ in ()).throw(OutOfMemoryFault("no room")))
+    data = png(smooth(90, 70))
+    async with rig() as plain, rig(PipelineLimits(finish_on_device=True)) as failing:
+        expected = await plain.segment(data, output=Output.CUTOUT)
+        found = await failing.segment(data, output=Output.CUTOUT)
+        assert found.body == expected.body
+        assert counted(failing.metrics, "birefnet_faults_total", kind="out_of_memory", device="fake") == 1
