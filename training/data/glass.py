@@ -203,16 +203,16 @@ def _bent(rng: Rng, behind: Image, shape: _Shape) -> Image:
 
 def glassy(stage: Stage, behind: Image) -> Scene:
     """A scene of one clear subject before `behind`."""
-    size, rng = stage.size, stage.streams[0]
+    size, rng = stage.size, stage.subject
     subject, clear = _drawn(rng)
     parts = subjects.framed(subject, rng)
-    shape = _shape_of(render(parts[:clear], size, stage.light, stage.streams[2]).alpha)
+    shape = _shape_of(render(parts[:clear], size, stage.light, stage.surfaces).alpha)
     layer = _clear(rng, shape, behind)
     if subject.sits and rng.uniform() < 0.6:
         layer = over(layer, _contents(rng, shape))
     layer = over(_highlights(rng, shape, stage.light), layer)
     if parts[clear:]:
-        layer = over(render(parts[clear:], size, stage.light, stage.streams[2]), layer)
+        layer = over(render(parts[clear:], size, stage.light, stage.surfaces), layer)
     faint = thinned(layer, float(rng.uniform(0.3, 1.0))).alpha
-    behind = shadowed(stage.streams[3], behind, faint, stage.light, subject.sits)
+    behind = shadowed(stage.lighting, behind, faint, stage.light, subject.sits)
     return Scene(layer.colour, layer.alpha, np.clip(_bent(rng, behind, shape), 0, 1))

@@ -57,7 +57,7 @@ def _one_shoe(rng: Rng, upper: Material, rubber: Material) -> list[Part]:
 
 
 def _aside(parts: list[Part], x: float, y: float) -> list[Part]:
-    """The parts moved, textures and all."""
+    """The parts moved."""
 
     def move(curves: Sequence[Points]) -> list[Points]:
         return [shifted(curve, x, y) for curve in curves]

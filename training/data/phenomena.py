@@ -27,7 +27,7 @@ _THIN = {"bicycle", "furniture", "headphones", "lamp", "spectacles", "tool", "wr
 
 def backdrop(stage: Stage, sits: bool = False) -> Image:
     """A background as always, or one from a real photograph, sharp or not."""
-    rng, size = stage.streams[1], stage.size
+    rng, size = stage.background, stage.size
     if rng.uniform() > 0.3:
         return background(rng, size, stage.light, stage.difficulty, sits)
     picture = photographed(rng, size)
@@ -48,19 +48,19 @@ def _family(rng: Rng) -> str:
 
 def _finished(stage: Stage, layer: Layer, behind: Image, sits: bool) -> Scene:
     """The layer, whose colours are final, with its shadow on the background."""
-    behind = shadowed(stage.streams[3], behind, layer.alpha, stage.light, sits)
+    behind = shadowed(stage.lighting, behind, layer.alpha, stage.light, sits)
     return Scene(layer.colour, layer.alpha, np.clip(behind, 0, 1))
 
 
 def _drawn(stage: Stage, parts: list[Part]) -> Layer:
     """Parts in units of the frame, in the scene's light."""
-    layer = render(parts, stage.size, stage.light, stage.streams[2])
-    return Layer(lit(stage.streams[3], layer, stage.light), layer.alpha)
+    layer = render(parts, stage.size, stage.light, stage.surfaces)
+    return Layer(lit(stage.lighting, layer, stage.light), layer.alpha)
 
 
 def _objects(stage: Stage) -> Scene:
     """One of the newer families."""
-    rng = stage.streams[0]
+    rng = stage.subject
     subject = subjects.draw(rng, subjects.drawn_family(rng, subjects.RICH_FAMILIES))
     layer = _drawn(stage, subjects.framed(subject, rng))
     return _finished(stage, layer, backdrop(stage, subject.sits), subject.sits)
@@ -80,7 +80,7 @@ def _veil(stage: Stage) -> Scene:
 
 def _blur(stage: Stage) -> Scene:
     """The subject moves, or is out of focus."""
-    rng = stage.streams[0]
+    rng = stage.subject
     subject = subjects.draw(rng, _family(rng))
     layer = moved_or_defocused(rng, _drawn(stage, subjects.framed(subject, rng)))
     return _finished(stage, layer, backdrop(stage, subject.sits), subject.sits)
@@ -95,7 +95,7 @@ def _placed(parts: list[Part], scale: float, x: float, y: float) -> list[Part]:
 
 def _several(stage: Stage) -> Scene:
     """One subject and others that are none: smaller, further away, mostly out of focus; sometimes of its own kind."""
-    rng, size = stage.streams[0], stage.size
+    rng, size = stage.subject, stage.size
     family = _family(rng)
     subject = subjects.draw(rng, family)
     parts = subjects.framed(subject, rng)
@@ -106,7 +106,7 @@ def _several(stage: Stage) -> Scene:
         other = subjects.draw(rng, family if rng.uniform() < 0.5 else _family(rng))
         scale = float(np.clip(extent * rng.uniform(0.35, 0.75), 0.1, 0.5))
         others += _placed(subjects.framed(other, rng), scale, float(rng.uniform(0, 1)), float(rng.uniform(0.2, 0.9)))
-    behind = onto(backdrop(stage, subject.sits), render(others, size, stage.light, stage.streams[2]))
+    behind = onto(backdrop(stage, subject.sits), render(others, size, stage.light, stage.surfaces))
     if rng.uniform() < 0.65:
         behind = _softened(behind, float(np.exp(rng.uniform(np.log(0.004), np.log(0.02)))))
     return _finished(stage, layer, behind, subject.sits)
@@ -114,7 +114,7 @@ def _several(stage: Stage) -> Scene:
 
 def _group(stage: Stage) -> Scene:
     """Two to four things of one size side by side: all of them are the subject."""
-    rng = stage.streams[0]
+    rng = stage.subject
     count, family = int(rng.integers(2, 5)), _family(rng)
     first = subjects.draw(rng, family)
     alike = first.cut or rng.uniform() < 0.6
@@ -139,14 +139,14 @@ def _lowest(parts: list[Part]) -> float:
 
 def _camouflage(stage: Stage) -> Scene:
     """A subject with the very surface of its background; its shading, a slight difference and its shadow betray it."""
-    rng, size = stage.streams[0], stage.size
+    rng, size = stage.subject, stage.size
     family = _family(rng)
     while family in _THIN:
         family = _family(rng)
     subject = subjects.draw(rng, family)
     parts = [replace(p, material=_greyed(p)) for p in subjects.framed(subject, rng)]
-    layer = render(parts, size, stage.light, stage.streams[2])
-    own = stage.streams[1]
+    layer = render(parts, size, stage.light, stage.surfaces)
+    own = stage.background
     behind = photographed(own, size) if own.uniform() < 0.5 else background(own, size, stage.light, 1.0, subject.sits)
     if behind.mean() < _DARK:
         behind = np.float32(_DARK) + np.float32(1 - _DARK) * behind  # in the dark nobody could say where it is
@@ -175,7 +175,7 @@ def _greyed(part: Part) -> Material:
 
 def _reflection(stage: Stage) -> Scene:
     """Something on a floor, a table or water that mirrors it; what is mirrored is not the subject."""
-    rng = stage.streams[0]
+    rng = stage.subject
     subject = _uncut(rng)
     scale, line = float(rng.uniform(0.5, 0.85)), float(rng.uniform(0.6, 0.88))
     parts = subjects.framed(replace(subject, share=(0.85, 1.0)), rng)
@@ -241,4 +241,4 @@ def compose(index: int, size: int, seed: int, level: Level, mixture: Mixture) ->
     if len(names) > 1:
         kind = names[int(np.random.default_rng([seed, index, 3]).choice(len(names), p=list(mixture.values())))]
     stage = begin(index, size, seed, level)
-    return KINDS[kind](stage), stage.streams[4]
+    return KINDS[kind](stage), stage.camera

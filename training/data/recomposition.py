@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.data.draws import Draws, only
 from training.data.phenomena import backdrop, compose
+from training.data.raster import Image
 from training.data.scene import begin
-from training.data.sensor import DRAWS, blurred, photographed
+from training.data.sensor import DRAWS, blurred, camera
 from training.data.sets import ProceduralSet
 from training.data.stream import Batch, single_threaded
 
@@ -59,9 +60,13 @@ class _Ingredients(Dataset[tuple[Tensor, Tensor, Tensor]]):
         source = self.source
         scene, _ = compose(index, self.size, source.seed, source.level, source.mixture)
         behind = backdrop(begin(self.count + index, self.size, source.seed, source.level))
-        pictures = scene.foreground, scene.alpha[..., None], behind
-        colour, alpha, background = (np.rint(np.clip(p, 0, 1) * 255).astype(np.uint8) for p in pictures)
-        return tuple(torch.from_numpy(p.transpose(2, 0, 1).copy()) for p in (colour, alpha, background))  # type: ignore[return-value]
+        return _bytes(scene.foreground), _bytes(scene.alpha[..., None]), _bytes(behind)
+
+
+def _bytes(picture: Image) -> Tensor:
+    """(H, W, C) float32 in [0, 1] as (C, H, W) uint8."""
+    levels = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    return torch.from_numpy(np.ascontiguousarray(levels.transpose(2, 0, 1)))
 
 
 def make_bank(source: ProceduralSet, count: int, size: int, workers: int = 0) -> Bank:
@@ -89,7 +94,7 @@ def recomposed(bank: Bank, seed: int, indices: Sequence[int]) -> Batch:
     behind = _background(bank, draws)
     behind = behind * (1 - _shadow(alpha, draws))
     images = premultiplied + (1 - alpha) * behind
-    photo = photographed(images.clamp(0, 1), draws)
+    photo = camera(images.clamp(0, 1), draws)
     return (photo * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous(), alpha
 
 

@@ -38,14 +38,22 @@ class Stage:
         light: Where the light comes from.
         difficulty: 0 to 1.
         rng: Decides what the scene as a whole is.
-        streams: Draw the subject, the background, the surfaces, the light on the subject with its shadow, the camera.
+        subject: Draws the subject; like the following, a generator of its own, so that none disturbs another.
+        background: Draws what is behind it.
+        surfaces: Lays textures on its parts.
+        lighting: Lights it and throws its shadow.
+        camera: Takes the photograph.
     """
 
     size: int
     light: Light
     difficulty: float
     rng: Rng
-    streams: tuple[Rng, ...]
+    subject: Rng
+    background: Rng
+    surfaces: Rng
+    lighting: Rng
+    camera: Rng
 
 
 def begin(index: int, size: int, seed: int, level: Level) -> Stage:
@@ -54,8 +62,7 @@ def begin(index: int, size: int, seed: int, level: Level) -> Stage:
     difficulty = float(rng.uniform(*_DIFFICULTY[level]))
     angle = rng.uniform(0, 2 * np.pi)
     light = Light((float(np.cos(angle)), -abs(float(np.sin(angle)))), float(rng.uniform(0, 1)))
-    streams = tuple(np.random.default_rng(rng.integers(1 << 62)) for _ in range(5))
-    return Stage(size, light, difficulty, rng, streams)
+    return Stage(size, light, difficulty, rng, *(np.random.default_rng(rng.integers(1 << 62)) for _ in range(5)))
 
 
 def shadowed(rng: Rng, behind: Image, alpha: Plane, light: Light, sits: bool) -> Image:
@@ -93,21 +100,21 @@ def lit(rng: Rng, layer: Layer, light: Light) -> Image:
 def compose(index: int, size: int, seed: int, level: Level = "mixed", family: str | None = None) -> tuple[Scene, Rng]:
     """The plain scene `index` of `seed` at `size`, before the camera, and the generator for what follows."""
     stage = begin(index, size, seed, level)
-    return staged(stage, family), stage.streams[4]
+    return staged(stage, family), stage.camera
 
 
 def staged(stage: Stage, family: str | None = None) -> Scene:
     """One solid subject of the first families, or of a named one, before a background."""
-    size, light, streams = stage.size, stage.light, stage.streams
-    subject = subjects.draw(streams[0], family)
-    parts = subjects.framed(subject, streams[0])
-    behind = background(streams[1], size, light, stage.difficulty, subject.sits)
+    size, light = stage.size, stage.light
+    subject = subjects.draw(stage.subject, family)
+    parts = subjects.framed(subject, stage.subject)
+    behind = background(stage.background, size, light, stage.difficulty, subject.sits)
     if stage.rng.uniform() < 0.6 * max(0.0, stage.difficulty - 0.4):
         mean = behind.reshape(-1, 3).mean(axis=0).astype(np.float64)
         parts = subjects.recoloured(parts, mean, float(stage.rng.uniform(0.3, 0.7)))
-    layer = render(parts, size, light, streams[2])
-    foreground = lit(streams[3], layer, light)
-    behind = shadowed(streams[3], behind, layer.alpha, light, subject.sits)
+    layer = render(parts, size, light, stage.surfaces)
+    foreground = lit(stage.lighting, layer, light)
+    behind = shadowed(stage.lighting, behind, layer.alpha, light, subject.sits)
     return Scene(foreground, layer.alpha, np.clip(behind, 0, 1))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from training.data.draws import Draws, only
 
 DRAWS = 24
-"""How many numbers `photographed` takes for each image."""
+"""How many numbers `camera` takes for each image."""
 
 _NOISE_SIDE = 1024
 _NOISE_SEED = 20261121
@@ -40,7 +40,7 @@ _CHROMINANCE = (
 )  # fmt: skip
 
 
-def photographed(images: Tensor, draws: Draws) -> Tensor:
+def camera(images: Tensor, draws: Draws) -> Tensor:
     """Tone, blur or resampling, noise and JPEG; float32 (B, 3, H, W) in [0, 1]."""
     images = _toned(images, draws)
     side = images.shape[-1]

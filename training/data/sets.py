@@ -18,7 +18,7 @@ class ProceduralSet:
 
     seed: int
     level: Level
-    mixture: Mixture = field(default_factory=lambda: PLAIN)
+    mixture: Mixture = field(default_factory=lambda: PLAIN, hash=False)
 
     def item(self, index: int, size: int) -> tuple[Photo, Plane]:
         """Image uint8 (size, size, 3) and alpha float32 (size, size) of one index."""

@@ -121,15 +121,15 @@ def _vapour(rng: Rng, behind: Image, source: tuple[float, float] | None = None) 
 
 def smoky(stage: Stage, behind: Image) -> Scene:
     """A scene of smoke, or of something solid that steams or smokes, before `behind`."""
-    size, rng = stage.size, stage.streams[0]
+    size, rng = stage.size, stage.subject
     if rng.uniform() > 0.35:
         layer = _vapour(rng, behind)
         return Scene(layer.colour, layer.alpha, behind)
     subject = subjects.draw(rng, str(rng.choice(["vessel", "vessel", "vessel", "flask", "unnamed"])))
-    solid = render(subjects.framed(_lower(subject), rng), size, stage.light, stage.streams[2])
-    behind = shadowed(stage.streams[3], behind, solid.alpha, stage.light, subject.sits)
+    solid = render(subjects.framed(_lower(subject), rng), size, stage.light, stage.surfaces)
+    behind = shadowed(stage.lighting, behind, solid.alpha, stage.light, subject.sits)
     steam = _vapour(rng, behind, _mouth(solid.alpha))
-    layer = over(Layer(lit(stage.streams[3], solid, stage.light), solid.alpha), steam)
+    layer = over(Layer(lit(stage.lighting, solid, stage.light), solid.alpha), steam)
     if rng.uniform() < 0.5:
         layer = over(steam, Layer(solid.colour, solid.alpha))
     return Scene(layer.colour, layer.alpha, np.clip(behind, 0, 1))
@@ -175,10 +175,10 @@ def _veil(rng: Rng, size: int, alpha: Plane, light: Light) -> Layer:
 
 def veiled(stage: Stage, behind: Image) -> Scene:
     """A scene of a person, or something else, under a thin cloth."""
-    size, rng = stage.size, stage.streams[0]
+    size, rng = stage.size, stage.subject
     subject = subjects.draw(rng, str(rng.choice(["portrait", "portrait", "portrait", "figure", "figure", "unnamed"])))
-    solid = render(subjects.framed(subject, rng), size, stage.light, stage.streams[2])
-    colour = lit(stage.streams[3], solid, stage.light)
-    behind = shadowed(stage.streams[3], behind, solid.alpha, stage.light, subject.sits)
+    solid = render(subjects.framed(subject, rng), size, stage.light, stage.surfaces)
+    colour = lit(stage.lighting, solid, stage.light)
+    behind = shadowed(stage.lighting, behind, solid.alpha, stage.light, subject.sits)
     layer = over(_veil(rng, size, solid.alpha, stage.light), Layer(colour, solid.alpha))
     return Scene(layer.colour, layer.alpha, np.clip(behind, 0, 1))

@@ -13,10 +13,11 @@ from tests.support.tolerance import (
     PHOTOGRAPH_ACROSS_DEVICES,
     RECOMPOSED_ALPHA,
 )
+from training.__main__ import main
 from training.data import recomposition
 from training.data.draws import Draws, only
 from training.data.recomposition import Bank, make_bank, recomposed
-from training.data.sensor import blurred, jpeg, photographed
+from training.data.sensor import blurred, camera, jpeg
 from training.data.sets import SETS
 
 CPU = torch.device("cpu")
@@ -74,7 +75,7 @@ def test_an_index_is_one_image_whatever_the_batch(bank):
 
 def test_the_matte_is_what_one_sees_of_the_subject(monkeypatch):
     # Without the camera the red of an image is the subject's own light times alpha, and nothing else is red.
-    monkeypatch.setattr(recomposition, "photographed", lambda images, draws: images)
+    monkeypatch.setattr(recomposition, "camera", lambda images, draws: images)
     images, alphas = recomposed(red_before_blue(), 3, range(40))
     for image, alpha in zip(images.float(), alphas[:, 0], strict=True):
         red = image[..., 0]
@@ -153,10 +154,32 @@ def test_more_numbers_than_were_drawn_are_an_error():
 
 def test_the_camera_stays_in_range_and_does_something():
     images = torch.cat([textured(48, seed) for seed in range(8)])
-    photographs = photographed(images, Draws(2, range(8), 64, CPU))
+    photographs = camera(images, Draws(2, range(8), 64, CPU))
     assert photographs.min() >= 0
     assert photographs.max() <= 1
     assert (photographs - images).abs().mean(dim=(1, 2, 3)).min() > 0.005
+
+
+@pytest.fixture
+def threads():
+    """What the speed command changes for its process."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    yield
+    torch.set_num_threads(before[0])
+    cv2.setNumThreads(before[1])
+
+
+def test_the_commands_show_and_measure(tmp_path, capsys, threads):
+    for chosen in ([], ["--kind", "glass"], ["--family", "shoe"], ["--set", "rich", "--recomposed", "2"]):
+        main(["sheet", "--count", "3", "--size", "32", "--out", str(tmp_path / "sheet.png"), *chosen])
+        sheet = cv2.imread(str(tmp_path / "sheet.png"))
+        assert sheet is not None
+        assert sheet.shape == (32, 5 * 64, 3)
+        assert sheet[:, : 3 * 64].std() > 10
+    main(["speed", "--size", "32", "--count", "2", "--ingredients", "2", "--batch", "2"])
+    told = capsys.readouterr().out
+    assert "rich, 32 pixels, one core" in told
+    assert "put together anew on cpu, 2 at once" in told
 
 
 @pytest.mark.gpu

@@ -146,6 +146,7 @@ def test_a_mirror_shows_the_subject_upside_down_below_the_line():
         below = round(line * 64)
         assert image.alpha[: below - 2].max() == 0
         assert 0 < image.alpha[below : below + 8].max() < 1
+        assert mirrored(np.random.default_rng(seed), layer, 0.5).alpha[:30].max() == 0
     assert line == pytest.approx(0.7, abs=0.03)
 
 
