@@ -60,6 +60,7 @@ class TrainingConfig:
         gradient_dilation: See `training.losses.gradient_label`; None is the official code's label.
         inverse_form: The InverseForm loss; by default its weight is 0.
         data_set: A procedural set, unless there is a folder.
+        recomposed: How many of its subjects to draw, and put together anew on the device; 0 draws every image.
         data_folder: A folder of photographs and mattes (`training.data.folders`); empty for the procedural set.
         augmentation: Of the folder's photographs.
         bfloat16: Autocast.
@@ -82,6 +83,7 @@ class TrainingConfig:
     gradient_dilation: int | None = None
     inverse_form: InverseFormOptions = field(default_factory=InverseFormOptions)
     data_set: str = "train"
+    recomposed: int = 0
     data_folder: str = ""
     augmentation: Augmentation = field(default_factory=Augmentation)
     bfloat16: bool = False

@@ -17,6 +17,7 @@ from modeling.weights import load_state
 from training.checkpoint import Ema, Progress, restore, save
 from training.config import Phase, TrainingConfig
 from training.data.photographs import open_folder
+from training.data.recomposition import Recomposition
 from training.data.sets import SETS
 from training.data.stream import Batch, Source, batches, normalised
 from training.lean import LeanBiRefNet
@@ -79,6 +80,8 @@ def source_of(config: TrainingConfig) -> Source:
     """
     if config.data_folder:
         return open_folder(Path(config.data_folder), config.seed, config.augmentation)
+    if config.recomposed:
+        return Recomposition(SETS[config.data_set], config.recomposed, config.seed)
     return SETS[config.data_set]
 
 

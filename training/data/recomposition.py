@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from training.data.degrade import Photo
 from training.data.draws import Draws, only
 from training.data.phenomena import backdrop, compose
-from training.data.raster import Image
+from training.data.raster import Image, Plane
 from training.data.scene import begin
 from training.data.sensor import DRAWS, blurred, camera
 from training.data.sets import ProceduralSet
@@ -96,6 +97,36 @@ def recomposed(bank: Bank, seed: int, indices: Sequence[int]) -> Batch:
     images = premultiplied + (1 - alpha) * behind
     photo = camera(images.clamp(0, 1), draws)
     return (photo * 255 + 0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous(), alpha
+
+
+class Recomposition:
+    """A procedural set put together anew, as a source of batches on the GPU, or on the processor where there is none.
+
+    A bank is made when its size is first asked for; the last one is kept.
+    """
+
+    def __init__(self, source: ProceduralSet, count: int, seed: int, workers: int = 0) -> None:
+        """Take the set, how many of its subjects to draw, the seed, and how many processes draw."""
+        self.source, self.count, self.seed, self.workers = source, count, seed, workers
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._size = 0
+        self._bank: Bank | None = None
+
+    def bank(self, size: int) -> Bank:
+        """The bank of one size, on the device."""
+        if self._bank is None or self._size != size:
+            self._bank = make_bank(self.source, self.count, size, self.workers).to(self.device)
+            self._size = size
+        return self._bank
+
+    def batch(self, indices: Sequence[int], size: int) -> Batch:
+        """The images of some indices, on the device."""
+        return recomposed(self.bank(size), self.seed, indices)
+
+    def item(self, index: int, size: int) -> tuple[Photo, Plane]:
+        """Image uint8 (size, size, 3) and alpha float32 (size, size) of one index."""
+        images, alphas = self.batch([index], size)
+        return images[0].cpu().numpy(), alphas[0, 0].cpu().numpy()
 
 
 def _subject(bank: Bank, draws: Draws) -> tuple[Tensor, Tensor]:

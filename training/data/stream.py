@@ -1,7 +1,7 @@
 """Procedural photographs as batches of tensors, made by worker processes, in an order that only depends on the seed."""
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import cv2
 import torch
@@ -27,6 +27,14 @@ class Source(Protocol):
 
     def item(self, index: int, size: int) -> tuple[Photo, Plane]:
         """Image uint8 (size, size, 3) RGB and alpha float32 (size, size) of one index."""
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """A source that makes whole batches itself, wherever it likes."""
+
+    def batch(self, indices: Sequence[int], size: int) -> Batch:
+        """uint8 (B, size, size, 3) and float32 (B, 1, size, size) of some indices."""
 
 
 class _Items(Dataset[Batch]):
@@ -58,9 +66,11 @@ def batches(
 ) -> Iterator[Batch]:
     """Endless batches (uint8 (B, S, S, 3), float32 (B, 1, S, S)) of the indices `first`, `first` + 1, ...
 
-    The batches do not depend on the number of worker processes. `mine` is the part of each batch that is made, where
-    several processes share the work.
+    The batches do not depend on the number of worker processes, which have nothing to do for a `BatchSource`. `mine` is
+    the part of each batch that is made, where several processes share the work.
     """
+    if isinstance(source, BatchSource):
+        return (source.batch(indices, size) for indices in _consecutive(first, batch, mine))
     loader: DataLoader[Batch] = DataLoader(
         _Items(source, size),
         batch_sampler=_consecutive(first, batch, mine),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from tests.support.tiny_training import tiny_config
 from tests.support.tolerance import (
     BATCHED_BLUR,
     COVERAGE_ACROSS_DEVICES,
@@ -16,9 +17,11 @@ from tests.support.tolerance import (
 from training.__main__ import main
 from training.data import recomposition
 from training.data.draws import Draws, only
-from training.data.recomposition import Bank, make_bank, recomposed
+from training.data.recomposition import Bank, Recomposition, make_bank, recomposed
 from training.data.sensor import blurred, camera, jpeg
 from training.data.sets import SETS
+from training.data.stream import batches
+from training.loop import Run
 
 CPU = torch.device("cpu")
 
@@ -71,6 +74,32 @@ def test_an_index_is_one_image_whatever_the_batch(bank):
         assert_allclose(alpha[0], alphas[index], atol=RECOMPOSED_ALPHA)
     assert len({image.numpy().tobytes() for image in images}) == 12
     assert not torch.equal(recomposed(bank, 8, [0])[0][0], images[0])
+
+
+def test_a_source_of_batches_makes_them_itself():
+    source = Recomposition(SETS["rich"], 4, 9)
+    source.device = CPU
+    stream = batches(source, 32, 4, 8, 0, slice(2, 4))
+    for first in (10, 14):
+        images, alphas = next(stream)
+        expected, truth = recomposed(source.bank(32), 9, range(first, first + 2))
+        assert torch.equal(images, expected)
+        assert torch.equal(alphas, truth)
+    image, alpha = source.item(10, 32)
+    assert_allclose(alpha, recomposed(source.bank(32), 9, [10])[1][0, 0])
+    assert image.dtype == np.uint8
+    assert source.bank(32) is source.bank(32)
+
+
+def test_a_run_learns_from_what_is_put_together(tmp_path):
+    config = tiny_config(data_set="rich", recomposed=4)
+    run = Run(config, tmp_path)
+    assert isinstance(run.source, Recomposition)
+    run.source.device = CPU
+    before = [parameter.clone() for parameter in run.network.parameters()]
+    run.train(stop_after=2)
+    assert run.progress.step == 2
+    assert any(not torch.equal(a, b) for a, b in zip(before, run.network.parameters(), strict=True))
 
 
 def test_the_matte_is_what_one_sees_of_the_subject(monkeypatch):
