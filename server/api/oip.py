@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2: its bytes to one image and its options, and the result back.
+"""The Open Inference Protocol, version 2: its bytes to one image and its options; `oip_answers` has the way back.
 
 A model takes `image`: a file as BYTES or, behind the JSON, its pixels as UINT8, (H, W, 3) RGB. It gives `alpha`, the
 matte at image size as FP32 in [0, 1], or `image`, the file that `/segment` would answer with, as BYTES. Options of
@@ -9,7 +9,6 @@ Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md
 
 import base64
 import binascii
-import io
 import json
 import math
 import struct
@@ -17,18 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from server.errors import InvalidOptionError, MalformedRequestError
 from server.pipeline.raw import raw_image
-from server.pipeline.request import SegmentResult
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Header that says how much of a body is JSON; what follows is tensors."""
 
 MAX_JSON_BYTES = 16 << 20  # of a request: it is parsed at once, and the interpreter does nothing else meanwhile
-MAX_VALUES = 1 << 16  # numbers of an answer in JSON
-_MAX_MEMBERS = 1000  # of the JSON of a request, which has a dozen
+MAX_MEMBERS = 1000  # of the JSON of a request, which has a dozen
 _PRIORITIES = {"1": "high", "2": "normal", "3": "low"}  # Triton's clients number them, 1 is the highest
 _LENGTH = struct.Struct("<I")
 
@@ -40,6 +35,11 @@ class Reply:
     request_id: str
     output: str
     binary: bool
+
+
+def element(data: bytes) -> bytes:
+    """A tensor of BYTES of one element."""
+    return _LENGTH.pack(len(data)) + data
 
 
 def read_inference(body: bytes, header_bytes: int | None) -> tuple[bytes, dict[str, str], Reply]:
@@ -55,48 +55,28 @@ def read_inference(body: bytes, header_bytes: int | None) -> tuple[bytes, dict[s
     """
     length = len(body) if header_bytes is None else header_bytes
     document = _parse(body[:length] if length <= len(body) else b"")
+    return read_document(document, memoryview(body)[length:])
+
+
+def read_document(document: Mapping[str, Any], behind: memoryview) -> tuple[bytes, dict[str, str], Reply]:
+    """Read an inference request of which the JSON is parsed; `behind` is the tensor that stands behind it, if any.
+
+    Raises:
+        MalformedRequestError: It is no such request, or not one of one image.
+        InvalidOptionError: A parameter is none of ours, or contradicts another.
+    """
     inputs = _entries(document, "inputs")
     if len(inputs) != 1 or inputs[0].get("name") != "image":
         names = [entry.get("name") for entry in inputs]
         raise MalformedRequestError(f"inputs: expected one, `image` (batches are formed here), found {names!r:.200}")
-    image = _image(inputs[0], memoryview(body)[length:])
+    image = _image(inputs[0], behind)
     parameters = _parameters(document)
     reply = _reply(document, parameters)
     return image, _options(parameters, reply.output), reply
 
 
-def write_inference(reply: Reply, result: SegmentResult) -> tuple[bytes, int | None]:
-    """The body of the answer, and how much of it is JSON where there is more.
-
-    Raises:
-        InvalidOptionError: It has too many numbers for JSON.
-    """
-    if reply.output == "image":
-        facts: dict[str, Any] = {"datatype": "BYTES", "shape": [1], "parameters": {"content_type": result.media_type}}
-        raw = _LENGTH.pack(len(result.body)) + result.body if reply.binary else b""
-        data = [] if reply.binary else [base64.b64encode(result.body).decode()]
-    else:
-        alpha = np.load(io.BytesIO(result.body), allow_pickle=False).astype("<f4", copy=False)
-        if not reply.binary and alpha.size > MAX_VALUES:
-            raise InvalidOptionError(
-                f"alpha: expected at most {MAX_VALUES} numbers in JSON, found {alpha.size}; ask for it with "
-                "binary_data, or for the output `image`"
-            )
-        facts = {"datatype": "FP32", "shape": [1, *alpha.shape], "parameters": {}}
-        raw, data = (alpha.tobytes(), []) if reply.binary else (b"", alpha.ravel().tolist())
-    if reply.binary:
-        facts["parameters"]["binary_data_size"] = len(raw)
-    else:
-        facts["data"] = data
-    output = {"name": reply.output, **facts}
-    named = {"id": reply.request_id} if reply.request_id else {}
-    document = {"model_name": result.model, "model_version": result.artifact, **named, "outputs": [output]}
-    text = json.dumps(document).encode()
-    return text + raw, len(text) if reply.binary else None
-
-
 def _parse(text: bytes) -> dict[str, Any]:
-    if len(text) > MAX_JSON_BYTES or text.count(b",") > _MAX_MEMBERS:
+    if len(text) > MAX_JSON_BYTES or text.count(b",") > MAX_MEMBERS:
         found = f"expected at most {MAX_JSON_BYTES} bytes of JSON, and no numbers in it"
         raise MalformedRequestError(f"{found}; found more: send the tensor behind the JSON, with {HEADER_LENGTH}")
     try:

@@ -1,4 +1,4 @@
-"""Triton's own client talks to the server, unchanged.
+"""Triton's own client talks to the server, unchanged, over HTTP and over gRPC.
 
 `python -m pytest -m peers` runs it: the client is installed from the package index into an environment of its own.
 """
@@ -21,14 +21,16 @@ pytestmark = [pytest.mark.peers, pytest.mark.timeout(1200)]
 SCRIPT = """
 import sys
 import numpy as np
-import tritonclient.http as triton
-address, image, pixels, folder = sys.argv[1:]
+import importlib
+transport, address, image, pixels, folder = sys.argv[1:]
+triton = importlib.import_module(f"tritonclient.{transport}")
 client = triton.InferenceServerClient(address)
 name = "default"
 assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(name)
 assert not client.is_model_ready("other")
-assert client.get_server_metadata()["name"] == "birefnet-server"
-assert client.get_model_metadata(name)["inputs"][0]["datatype"] == "BYTES"
+as_json = {"as_json": True} if transport == "grpc" else {}
+assert client.get_server_metadata(**as_json)["name"] == "birefnet-server"
+assert client.get_model_metadata(name, **as_json)["inputs"][0]["datatype"] == "BYTES"
 file = triton.InferInput("image", [1], "BYTES")
 file.set_data_from_numpy(np.array([open(image, "rb").read()], object))
 array = np.load(pixels)
@@ -54,20 +56,22 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("triton")
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "tritonclient[http]>=2.60,<3"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "tritonclient[http,grpc]>=2.60,<3"], check=True)
     return python
 
 
-def test_tritons_client_gets_the_mattes_of_segment(triton: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+def test_tritons_client_gets_the_mattes_of_segment(triton: Path, transport: str, tmp_path: Path) -> None:
     pixels = photographs()["chelsea"]
     Image.fromarray(pixels).save(tmp_path / "image.png")
     np.save(tmp_path / "image.npy", pixels)
     with live_server() as server:
-        address = server.http.removeprefix("http://")
+        address = server.http.removeprefix("http://") if transport == "http" else server.grpc
         command: list[str | Path] = [
             triton,
             "-c",
             SCRIPT,
+            transport,
             address,
             str(tmp_path / "image.png"),
             str(tmp_path / "image.npy"),

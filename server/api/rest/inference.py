@@ -12,13 +12,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.api import oip
+from server.api.oip_answers import write_inference
+from server.api.oip_models import SERVER_NAME, describe_model, find_version
 from server.api.rest import schemas
 from server.api.rest.disconnect import run_while_connected
 from server.api.rest.limits import Receive, read_chunks
 from server.api.rest.problems import answer_server_error
 from server.api.rest.segment import Answer, read_arriving
 from server.api.service import Service
-from server.errors import MalformedRequestError, NotReadyError, ServerError, UnknownModelError
+from server.errors import MalformedRequestError, NotReadyError, ServerError
 from server.observability.logs import request_id
 from server.observability.metrics import package_version
 from server.pipeline.options import parse_options
@@ -68,7 +70,7 @@ def add_inference(app: FastAPI, service: Service) -> None:
 def _add_descriptions(router: APIRouter, service: Service) -> None:
     @router.get("", summary="What this server is")
     async def server() -> dict[str, Any]:
-        return {"name": "birefnet-server", "version": package_version(), "extensions": ["binary_tensor_data"]}
+        return {"name": SERVER_NAME, "version": package_version(), "extensions": ["binary_tensor_data"]}
 
     @router.get("/health/live", summary="As /livez", responses=schemas.inference_problems())
     async def live() -> JSONResponse:
@@ -84,33 +86,14 @@ def _add_descriptions(router: APIRouter, service: Service) -> None:
         "/models/{name:path}/ready", summary="Whether a model is served", responses=schemas.inference_problems()
     )
     async def model_ready(name: str) -> dict[str, Any]:
-        _find(service, name)
+        find_version(service, name)
         if (reason := service.unready_reason()) is not None:
             raise NotReadyError(reason)
         return {"name": name, "ready": True}
 
     @router.get("/models/{name:path}", summary="What a model takes and gives", responses=schemas.inference_problems())
     async def model(name: str) -> dict[str, Any]:
-        return _describe(name, str(_find(service, name)["sha256"])[:12])
-
-
-def _describe(name: str, version: str) -> dict[str, Any]:
-    """Metadata of a model."""
-    outputs = [("alpha", "FP32", [1, -1, -1]), ("image", "BYTES", [1])]
-    return {
-        "name": name,
-        "versions": [version],
-        "platform": "birefnet",
-        "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1]}],
-        "outputs": [{"name": name, "datatype": kind, "shape": shape} for name, kind, shape in outputs],
-    }
-
-
-def _find(service: Service, name: str) -> Any:  # noqa: ANN401 - JSON
-    found = next((model for model in service.models() if model["name"] == name), None)
-    if found is None:
-        raise UnknownModelError(f"no model {name[:200]!r} is served")
-    return found
+        return describe_model(service, name)
 
 
 async def _infer(name: str, request: Request, service: Service) -> Response:
@@ -128,7 +111,7 @@ async def _infer(name: str, request: Request, service: Service) -> Response:
     work = service.pipeline.segment(SegmentRequest(image, options, request_id.get(), account))
     del image  # the pipeline frees the upload as soon as it is decoded
     result = await run_while_connected(request.receive, work)
-    answer, header_length = await asyncio.to_thread(oip.write_inference, reply, result)
+    answer, header_length = await asyncio.to_thread(write_inference, reply, result)
     sent = {"X-Artifact": result.artifact, "X-Batch-Size": str(result.batch_size)}
     if header_length is not None:
         sent[oip.HEADER_LENGTH] = str(header_length)

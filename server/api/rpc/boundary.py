@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeAlias, TypeVar
 
@@ -11,7 +11,7 @@ import grpc
 
 from server.access import Account
 from server.access.gate import Area
-from server.api.rpc.messages import error_metadata, valid_text
+from server.api.rpc.messages import answer_bytes, error_metadata, valid_text
 from server.api.service import Service, choose_request_id
 from server.api.status import STATUSES, status_of
 from server.errors import (
@@ -36,7 +36,17 @@ account: ContextVar[Account | None] = ContextVar("account", default=None)
 _ID_KEY = "x-request-id"
 FAULTS = frozenset(error.code for error, status in STATUSES.items() if status.http >= 500)
 """Codes of errors that are no client's fault."""
-_AREAS: dict[str, Area] = {"grpc.health.v1.Health": "probes", "grpc.reflection.v1alpha.ServerReflection": "reflection"}
+_INFERENCE = "inference.GRPCInferenceService"
+_AREAS: dict[str, Area] = {
+    "grpc.health.v1.Health": "probes",
+    "grpc.reflection.v1alpha.ServerReflection": "reflection",
+    f"{_INFERENCE}/ServerLive": "probes",
+    f"{_INFERENCE}/ServerReady": "probes",
+    f"{_INFERENCE}/ServerMetadata": "models",
+    f"{_INFERENCE}/ModelReady": "models",
+    f"{_INFERENCE}/ModelMetadata": "models",
+}
+"""Of whole services, or of their methods."""
 
 
 async def guarded(work: Awaitable[T]) -> T:
@@ -60,11 +70,23 @@ async def begin_answer(context: Context) -> None:
     await context.send_initial_metadata(((_ID_KEY, request_id.get()),))
 
 
-class Boundary(grpc.aio.ServerInterceptor):
-    """Asks every call for a key where one is needed, and wraps the calls of one service."""
+async def abort(context: Context, error: ServerError, call_id: str) -> None:
+    """End a call with an error, its code and what else helps in the trailing metadata."""
+    metadata = (*error_metadata(error).items(), *_allowance().items(), (_ID_KEY, call_id))
+    await context.abort(status_of(error).grpc, valid_text(error.detail), metadata)
 
-    def __init__(self, service_name: str, service: Service) -> None:
-        self._prefix = f"/{service_name}/"
+
+class Boundary(grpc.aio.ServerInterceptor):
+    """Asks every call for a key where one is needed, and wraps the calls that carry images."""
+
+    def __init__(self, calls: Collection[str], service: Service) -> None:
+        """Stand before a service.
+
+        Args:
+            calls: Those that carry images, as `/package.Service/Method`.
+            service: What answers them.
+        """
+        self._calls = frozenset(calls)
         self._service = service
 
     async def intercept_service(
@@ -82,7 +104,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             caller = self._service.gate.admit(_area(method), headers, certified=True)
         except UnauthenticatedError as error:
             return self._refusal(method, error)
-        if not method.startswith(self._prefix):
+        if method not in self._calls:
             return handler
         # A single call is handled as streams of one message: we read those ourselves, and so can refuse them unread,
         # and bound them while they are on their way; and we learn when the answer has left.
@@ -94,7 +116,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             with self._service.trace(method.removeprefix("/"), _texts(context)):
                 answer = await self._surround(method, behaviour, request, context)
                 if unary:
-                    with self._service.hold(len(answer.image)):  # until the client has room for it
+                    with self._service.hold(answer_bytes(answer)):  # until the client has room for it
                         await begin_answer(context)
                         await context.write(answer)
 
@@ -149,7 +171,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                 outcome = DeadlineExceededError.code
             self._note(method, outcome, time.monotonic() - started)
         if failure is not None:
-            await self._abort(context, failure, call_id)
+            await abort(context, failure, call_id)
         context.set_trailing_metadata(tuple(_allowance().items()))
         return answer
 
@@ -157,17 +179,12 @@ class Boundary(grpc.aio.ServerInterceptor):
         """Count and log, before the answer leaves: who has it may rely on the count."""
         # The images of a stream are counted one by one, where they are answered; a refused stream has none.
         refused = outcome == UnauthenticatedError.code
-        if method.startswith(self._prefix) and (refused or not method.endswith("Stream")):
+        if method in self._calls and (refused or not method.endswith("Stream")):
             self._service.count("grpc", outcome)
         caller = account.get()
         conclude(outcome, failed=outcome in FAULTS)
         fields = {"transport": "grpc", "method": method, "outcome": outcome, "duration_s": round(duration_s, 4)}
         _log.info("request answered", extra=fields | ({"account": caller.name} if caller is not None else {}))
-
-    @staticmethod
-    async def _abort(context: Context, error: ServerError, call_id: str) -> None:
-        metadata = (*error_metadata(error).items(), *_allowance().items(), (_ID_KEY, call_id))
-        await context.abort(status_of(error).grpc, valid_text(error.detail), metadata)
 
 
 def _texts(context: Context) -> Iterator[tuple[str, str]]:
@@ -184,7 +201,8 @@ def _is_past_deadline(context: Context) -> bool:
 
 def _area(method: str) -> Area:
     """What a method belongs to; every service that is not known here needs a key."""
-    return _AREAS.get(method.removeprefix("/").partition("/")[0], "service")
+    name = method.removeprefix("/")
+    return _AREAS.get(name) or _AREAS.get(name.partition("/")[0], "service")
 
 
 def _headers(metadata: Any) -> Iterator[tuple[str, bytes]]:  # noqa: ANN401 - pairs of str and str or bytes, or None

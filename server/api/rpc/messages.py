@@ -6,6 +6,7 @@ from dataclasses import replace
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from matting.refinement import Report
+from protos.inference.v2 import inference_pb2 as oip_pb
 from protos.matting.v1 import matting_pb2 as pb
 from server.access import Account
 from server.access.gate import CHALLENGE
@@ -69,6 +70,13 @@ def write_answer(result: SegmentResult, message_id: str) -> pb.SegmentResponse:
         artifact=result.artifact,
         refinement=_refinement(result.refinement) if result.refinement is not None else None,
     )
+
+
+def answer_bytes(answer: pb.SegmentResponse | oip_pb.ModelInferResponse) -> int:
+    """How much of an answer is image or tensor."""
+    if isinstance(answer, pb.SegmentResponse):
+        return len(answer.image)
+    return sum(map(len, answer.raw_output_contents))
 
 
 def write_error(error: ServerError) -> pb.SegmentError:

@@ -7,13 +7,18 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from protos.inference.v2 import inference_pb2, inference_pb2_grpc
 from protos.matting.v1 import matting_pb2, matting_pb2_grpc
 from server.api.addresses import bind_socket, join_address
 from server.api.rpc.boundary import Boundary
+from server.api.rpc.inference import InferenceServicer
 from server.api.rpc.servicer import MattingServicer
 from server.api.service import Service
 
 SERVICE_NAME: str = matting_pb2.DESCRIPTOR.services_by_name["Matting"].full_name
+INFERENCE_NAME: str = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+CALLS = (f"/{SERVICE_NAME}/Segment", f"/{SERVICE_NAME}/SegmentStream", f"/{INFERENCE_NAME}/ModelInfer")
+"""Those that carry images."""
 
 _UNLIMITED = -1
 
@@ -74,13 +79,14 @@ class RpcServer:
             "grpc.max_receive_message_length": service.limits.max_message_bytes,
             "grpc.max_concurrent_streams": service.limits.max_calls,
         }
-        interceptors = [Boundary(SERVICE_NAME, service)]
+        interceptors = [Boundary(CALLS, service)]
         self._server = grpc.aio.server(interceptors=interceptors, options=tuple(arguments.items()))
         self._health = health.aio.HealthServicer()
         self._matting = MattingServicer(service)
         matting_pb2_grpc.add_MattingServicer_to_server(self._matting, self._server)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceServicer(service), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE_NAME, INFERENCE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._serving: bool | None = None
         self._ending: asyncio.Future[bool] | None = None
@@ -106,7 +112,7 @@ class RpcServer:
         self._serving = serving
         states = health_pb2.HealthCheckResponse
         status = states.SERVING if serving else states.NOT_SERVING
-        for name in ("", SERVICE_NAME):
+        for name in ("", SERVICE_NAME, INFERENCE_NAME):
             await self._health.set(name, status)
 
     async def ended(self) -> None:

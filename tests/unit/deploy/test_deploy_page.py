@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from protos.matting.v1 import matting_pb2
+from server.api.rpc.serving import CALLS
 from tests.support.manifests import K8S, VERSION, Objects, every, needs_kubectl, only, rendered, settings_of
 from tests.support.processes import ROOT
 
@@ -24,7 +24,7 @@ COMMANDS = [
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
 ROUTES = [document for block in BLOCKS if "parentRefs" in block for document in yaml.safe_load_all(block)]
 (ENVOY,) = [yaml.safe_load(block) for block in BLOCKS if "static_resources" in block]
-SERVICES: list[str] = [service.full_name for service in matting_pb2.DESCRIPTOR.services_by_name.values()]
+SERVICES = list(dict.fromkeys(call.split("/")[1] for call in CALLS))
 
 
 def words(command: str) -> list[str]:

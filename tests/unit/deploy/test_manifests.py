@@ -75,7 +75,7 @@ class TestOverlay:
             settings = settings_of(environment)
             ports = {port["name"]: port["containerPort"] for port in container["ports"]}
             assert ports.get("http", ports.get("http1")) == settings.port
-            assert ports.get("grpc", settings.grpc_port) == settings.grpc_port
+            assert ports.get("grpc", ports.get("h2c")) == settings.grpc_port
             for service in (entry for entry in objects if entry["kind"] == "Service"):
                 assert {port["targetPort"] for port in service["spec"]["ports"]} <= set(ports)
 

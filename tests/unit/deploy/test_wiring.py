@@ -84,8 +84,7 @@ class TestWiring:
     def test_ports_of_the_network_policy_and_the_scrape_are_the_pods(self, overlay):
         objects = rendered(overlay)
         ports = container_ports(objects)
-        grpc = 8001  # KServe's pods name one port only
-        known: set[Any] = {*ports, *ports.values(), grpc}
+        known: set[Any] = {*ports, *ports.values()}
         (rule,) = named(objects, "NetworkPolicy", "birefnet-server")["spec"]["ingress"]
         assert len(rule["ports"]) == 2
         assert {port["port"] for port in rule["ports"]} <= known
