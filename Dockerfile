@@ -2,8 +2,8 @@
 #
 #   docker build --target cpu -t birefnet-server:cpu .
 #
-# No Docker engine runs where this is developed: hadolint and checkov pass, and docker/replay.py runs the steps of the cpu
-# target in folders.
+# No Docker engine runs where this is developed: hadolint and checkov pass, and docker/replay.py runs the steps of every
+# target in folders; docs/deploy.md says what that showed.
 
 # Exact tags. `make image-digests` prints how to build with their digests, where the registries can be reached.
 # checkov:skip=CKV_DOCKER_7: the tags are exact; checkov does not look into an ARG
@@ -12,6 +12,8 @@ ARG TENSORRT_IMAGE=nvcr.io/nvidia/tensorrt:25.10-py3
 
 FROM ${PYTHON_IMAGE} AS wheel
 WORKDIR /src
+COPY docker/build.lock /locks/
+RUN pip install --quiet --no-cache-dir --require-hashes --requirement /locks/build.lock
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY artifact artifact
 COPY matting matting
@@ -20,7 +22,7 @@ COPY modeling modeling
 COPY plans plans
 COPY protos protos
 COPY server server
-RUN pip wheel --quiet --no-cache-dir --no-deps --wheel-dir /wheels .
+RUN pip wheel --quiet --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 
 # Dependencies come from a lock file with hashes: the same image from the same commit, whatever the index has since.
 FROM ${PYTHON_IMAGE} AS cpu-packages
@@ -103,6 +105,9 @@ ENTRYPOINT ["birefnet-export"]
 CMD ["--help"]
 
 FROM ${PYTHON_IMAGE} AS dev
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends git make \
+    && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 10001 birefnet && useradd --uid 10001 --gid 10001 --create-home birefnet \
     && mkdir /work && chown birefnet:birefnet /work
 USER 10001:10001

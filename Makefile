@@ -75,6 +75,7 @@ check-k8s: $(VENV)/.installed-serve build/checks/.installed ## Every validator o
 lock: $(VENV)/bin/python ## Write the lock files of the images anew
 	@$(PIP) 'uv>=0.9,<1'
 	$(BIN)/uv pip compile pyproject.toml --extra otel $(LOCKED) --python-version 3.11 -o docker/cpu.lock
+	$(BIN)/uv pip compile docker/build.in $(LOCKED) --python-version 3.11 -o docker/build.lock
 	$(BIN)/uv pip compile docker/gpu.in $(LOCKED) --python-version 3.11 -o docker/gpu.lock
 	$(BIN)/uv pip compile pyproject.toml --extra otel --extra tensorrt $(LOCKED) --python-version 3.12 -o docker/tensorrt.lock
 LOCKED := --generate-hashes --python-platform x86_64-manylinux_2_28 --custom-compile-command 'make lock' -q
@@ -82,6 +83,10 @@ LOCKED := --generate-hashes --python-platform x86_64-manylinux_2_28 --custom-com
 .PHONY: replay-image
 replay-image: ## Replay the steps of TARGET (cpu) of the Dockerfile without Docker, start it, and say what it weighs
 	$(PYTHON) docker/replay.py $(or $(TARGET),cpu)
+
+.PHONY: replay-images
+replay-images: ## Replay all targets, one after the other: 15 GB of scratch space
+	for target in cpu gpu tensorrt export dev; do $(PYTHON) docker/replay.py $$target || exit; done
 
 .PHONY: image-digests
 image-digests: ## Print the base images by digest, to pin them by (asks their registries)
@@ -107,8 +112,8 @@ bench: $(VENV)/.installed-dev ## Measure the server on this machine (stop everyt
 	$(BIN)/python -m benchmarks.serving --out benchmarks/results/serving/latest.json
 
 .PHONY: protos
-protos: $(VENV)/.installed-dev ## Generate the one committed copy of the wire contract's code
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. protos/matting/v1/matting.proto
+protos: $(VENV)/.installed-dev ## Generate the one committed copy of the wire contracts' code
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. protos/matting/v1/matting.proto protos/inference/v2/inference.proto
 
 .PHONY: pictures
 pictures: $(VENV)/.installed-dev ## Make the README's pictures anew, with a live server and the embedded model

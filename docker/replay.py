@@ -2,12 +2,18 @@
 
 The same COPY, RUN and ENV lines, read from the Dockerfile, stage by stage, in folders instead of images: absolute paths
 are moved below a scratch folder, a stage sees the files of the stages that it is made from, and `python` and `pip` are
-those of a clean virtual environment. What changes the system itself (users, their rights) is named and left out. At the
-end it starts what the target starts, if that is the server, asks it for readiness as HEALTHCHECK does, and says what
-every stage weighs.
+those of a clean virtual environment. What changes the system itself (users, their rights, Debian's packages) is named
+and left out. At the end it says what every stage weighs, starts what the target starts, and asks the server for
+readiness as HEALTHCHECK does.
+
+Two things are not as in the image. Where CUDA is asked for and there is no GPU, the server is started on the processor,
+and the libraries that ONNX Runtime's CUDA provider cannot find are named: the driver's alone is as it should be. And a
+target on another image than Python's has another Python, which is not here: its packages are installed for that one,
+into a folder, and it is not started.
 """
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -24,10 +30,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("/opt", "/src", "/wheels", "/locks", "/work", "/tmp")  # noqa: S108 - paths of the image, not of this machine
-SYSTEM = re.compile(r"^(groupadd|useradd|chown)\b")
+SYSTEM = re.compile(r"^(groupadd|useradd|chown|apt-get|rm -rf /var/lib/apt)\b")
+FOREIGN_PYTHON = "3.12"  # of the images that are not Python's, as in `make lock`
+FOREIGN_PACKAGES = f"/opt/venv/lib/python{FOREIGN_PYTHON}/site-packages"
+DRIVER = "libcuda.so.1"
 READY_S = 120.0
+# What is run of a target that does not serve, by its entry point: a moved script names its old interpreter.
+ENTRIES = {
+    "birefnet-export": ["model_export", "--help"],
+    "/bin/bash": ["pytest", "-q", "tests/unit/api", "tests/unit/deploy/test_images.py"],
+}
 _HEAVIEST = 8
-_CONTEXT = shutil.ignore_patterns("__pycache__", ".git", ".venv", "build", ".*_cache")  # what .dockerignore keeps out
+_NO_CODE = shutil.ignore_patterns("__pycache__")
 
 
 @dataclass
@@ -118,16 +132,41 @@ class Replay:
         into = root / target.lstrip("/") if target.startswith("/") else directory / target
         for source in sources:
             path = origin / source.lstrip("/")
+            if origin == self._origin:
+                self._insist_on_context(source)
             if path.is_dir():  # what is in it, and not the folder itself
-                ignored = _CONTEXT if origin == self._origin else None
+                ignored = self._ignore if origin == self._origin else None
                 shutil.copytree(path, into, dirs_exist_ok=True, symlinks=True, ignore=ignored)
             else:
                 destination = into / path.name if target.endswith("/") or len(sources) > 1 else into
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, destination)
 
+    @functools.cached_property
+    def _context(self) -> frozenset[str] | None:
+        """What .dockerignore lets into the context, which it names by `!NAME` after `*`; None where there is none."""
+        path = self._origin / ".dockerignore"
+        if not path.exists():
+            return None
+        return frozenset(line[1:] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("!"))
+
+    def _insist_on_context(self, source: str) -> None:
+        first = Path(source).parts[:1]
+        if self._context is not None and first and first[0] not in self._context:
+            raise SystemExit(
+                f"COPY {source}: expected a name that .dockerignore lets through, found one that it does not"
+            )
+
+    def _ignore(self, folder: str, names: list[str]) -> set[str]:
+        ignored = set(_NO_CODE(folder, names))
+        if Path(folder) == self._origin and self._context is not None:
+            ignored |= set(names) - self._context
+        return ignored
+
     def _run(self, text: str, root: Path, directory: Path, name: str) -> None:
         parts = [piece.strip() for piece in text.split("&&")]
+        if not is_replayable(self._stages, name):
+            parts = [for_another_python(part) for part in parts]
         self.left_out += [part for part in parts if SYSTEM.match(part)]
         command = self._moved(" && ".join(part for part in parts if not SYSTEM.match(part)), root)
         if command:
@@ -146,6 +185,17 @@ class Replay:
         """How this machine reaches the package index."""
         names = re.compile(r"(?i)(pip_\w+|https?_proxy|no_proxy|\w*ssl_cert\w*|requests_ca_bundle)")
         return {name: value for name, value in os.environ.items() if names.fullmatch(name)}
+
+
+def for_another_python(part: str) -> str:
+    """The same installation, by this Python's pip for the packages of another; its environment is a folder."""
+    if re.match(r"python3 -m venv .*/opt/venv$", part):
+        return f"mkdir -p {FOREIGN_PACKAGES}"
+    platforms = " ".join(f"--platform manylinux_2_{minor}_x86_64" for minor in range(39, 4, -1))
+    # The lock has all of them: what pip would look up here are the conditions of this Python.
+    which = f"--python-version {FOREIGN_PYTHON} --only-binary :all: --no-deps --ignore-requires-python {platforms}"
+    options = f"--target {FOREIGN_PACKAGES} {which}"
+    return part.replace("/opt/venv/bin/pip install", f"pip install {options}")
 
 
 def weigh(path: Path) -> int:
@@ -184,6 +234,48 @@ def start(root: Path, environment: dict[str, str]) -> float:
         process.communicate(timeout=120)  # above its drain delay and timeout
 
 
+def missing_libraries(root: Path, environment: dict[str, str]) -> list[str]:
+    """What ONNX Runtime's CUDA provider needs and the image does not have; none where there is no such provider."""
+    found: list[str] = []
+    for provider in root.glob("opt/venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so"):
+        said = subprocess.run(["/usr/bin/ldd", provider], env=environment, capture_output=True, text=True, check=True)
+        found += re.findall(r"(\S+) => not found", said.stdout)
+    return found
+
+
+def show_start(replay: Replay, stages: dict[str, Stage], target: str) -> None:
+    """Start what the target starts, and say how that went.
+
+    Raises:
+        SystemExit: It does not start, or lacks a library that is not the driver's.
+    """
+    environment = replay.environment(target)
+    root = replay.build(target)
+    if not is_replayable(stages, target):
+        print(f"not started: it needs Python {FOREIGN_PYTHON} of its image")
+    elif serves(stages, target):
+        missing = missing_libraries(root, environment)
+        if missing:
+            print(f"not found: {', '.join(missing)}")
+            environment["BIREFNET_DEVICE"] = "cpu"
+        if set(missing) - {DRIVER}:
+            raise SystemExit(f"expected all libraries but {DRIVER}, which comes with the driver")
+        print(f"ready after {start(root, environment):.1f} s{' on the processor' if missing else ''}")
+    else:
+        (module,) = [found for name, found in ENTRIES.items() if name in entry(stages, target)]
+        (python,) = [*root.glob("opt/venv/bin/python"), *root.glob("work/.venv/bin/python")]
+        done = subprocess.run(
+            [python, "-m", *module],
+            cwd=root / "work" if (root / "work").exists() else root,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode != 0:
+            raise SystemExit(f"{' '.join(module)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        print(f"{' '.join(module)}: {done.stdout.strip().splitlines()[-1].strip()}")
+
+
 def check_interpreter(text: str) -> None:
     """Insist on the Python of the base image: the lock files are for that one.
 
@@ -203,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     stages = parse(text)
     parser = argparse.ArgumentParser(prog="python docker/replay.py", description=__doc__)
-    parser.add_argument("target", choices=[name for name in stages if is_replayable(stages, name)])
+    parser.add_argument("target", choices=[name for name in stages if name != "runtime" and entry(stages, name)])
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the folders here")
     arguments = parser.parse_args(argv)
     check_interpreter(text)
@@ -218,8 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         packages = sorted(root.glob("opt/venv/lib/python3*/site-packages/*"), key=weigh, reverse=True)
         for package in packages[:_HEAVIEST]:
             print(f"{weigh(package) / 1e6:8.1f} MB    of it {package.name}")
-        if serves(stages, arguments.target):
-            print(f"ready after {start(root, replay.environment(arguments.target)):.1f} s")
+        show_start(replay, stages, arguments.target)
     finally:
         if arguments.keep is None:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -234,11 +325,16 @@ def is_replayable(stages: dict[str, Stage], target: str) -> bool:
 
 def serves(stages: dict[str, Stage], target: str) -> bool:
     """Whether a target starts the server; the last ENTRYPOINT counts."""
+    return entry(stages, target) == '["birefnet-server"]'
+
+
+def entry(stages: dict[str, Stage], target: str) -> str:
+    """The ENTRYPOINT of a target, as it is written; empty where there is none."""
     stage = stages[target]
     entries = [text for instruction, text in stage.lines if instruction == "ENTRYPOINT"]
     if entries:
-        return entries[-1] == '["birefnet-server"]'
-    return stage.base in stages and serves(stages, stage.base)
+        return entries[-1]
+    return entry(stages, stage.base) if stage.base in stages else ""
 
 
 if __name__ == "__main__":

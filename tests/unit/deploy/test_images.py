@@ -82,6 +82,21 @@ def test_the_gpu_image_looks_for_the_cuda_libraries_where_their_wheels_put_them(
     assert text.split(":") == [f"{packages}/cu{cuda}/lib", f"{packages}/cudnn/lib"]
 
 
+def test_the_wheel_is_built_by_what_the_project_asks_for_in_locked_versions():
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    lines = (ROOT / "docker" / "build.in").read_text().splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == wanted
+    assert {name_of(requirement) for requirement in wanted} <= set(locked("build.lock"))
+    (command,) = re.findall(r"^RUN pip wheel .*", DOCKERFILE, re.M)
+    assert "--no-build-isolation" in command
+    assert DOCKERFILE.index("--requirement /locks/build.lock") < DOCKERFILE.index(command)
+
+
+def test_every_lock_is_written_by_one_command():
+    makefile = (ROOT / "Makefile").read_text()
+    assert {path.name for path in (ROOT / "docker").glob("*.lock")} == set(re.findall(r"-o docker/(\S+)", makefile))
+
+
 def test_this_package_comes_from_its_wheel_and_not_from_the_index():
     for line in re.findall(r"^(?:RUN|    &&) .*pip install .*", DOCKERFILE, re.M):
         assert "birefnet-server" not in line or "--no-index" in line, line
