@@ -94,6 +94,7 @@ def _measure(arguments: argparse.Namespace, report: Report, device: torch.device
         arguments.init,
         arguments.official,
         not arguments.no_tuning,
+        arguments.artifact,
         found,
     )
     for name in arguments.section or SECTIONS:
@@ -118,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=5.0, help="of training, in the section train (default 5)")
     parser.add_argument("--init", type=Path, help="weights of the refiner that training goes on from")
     parser.add_argument("--official", type=Path, help="checkout of github.com/ZhengPeng7/BiRefNet")
+    parser.add_argument("--artifact", type=Path, help="exported with --precision fp16, for its row of the parity")
     parser.add_argument("--no-tuning", action="store_true", help="take the launches of kernels that are shipped")
     return parser
 

@@ -1,13 +1,11 @@
 """Artifacts of weights and a self-test alone: what the torch backend serves, without the minutes of an export."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from artifact import SELF_TEST_ROLE, Artifact, Manifest, NewFile, TensorSpec, Tolerance, open_artifact, write_artifact
-from artifact.directory import file_sha256
-from benchmarks.gpu.subjects import ROOT, Context, Subject, alpha_of, release
+from benchmarks.gpu.subjects import Context, Subject, alpha_of, release
 from modeling.weights import save_state
 
 MAX_BATCH = 32
@@ -47,23 +45,6 @@ def served_artifact(context: Context, subject: Subject) -> Artifact:
     artifact = write_artifact(folder, manifest, files)
     _forget(weights, self_test)
     return artifact
-
-
-def refiner_artifact(context: Context) -> Artifact:
-    """The package's refiner with its weights, which the torch backend needs to run it."""
-    folder = context.folder / "refiner-with-weights"
-    if folder.exists():
-        return open_artifact(folder)
-    packaged = open_artifact(ROOT / "server" / "default_model" / "refine")
-    entries = packaged.manifest.files
-    files = {role: NewFile(packaged.file(role), entry.path, entry.precision) for role, entry in entries.items()}
-    weights = ROOT / "training" / "checkpoints" / "refiner.safetensors"
-    if file_sha256(weights) != packaged.manifest.origin.get("sha256"):
-        raise ValueError(
-            f"expected the weights that the package's refiner was exported from, found others in {weights}"
-        )
-    files["weights"] = NewFile(weights, "weights.safetensors", "fp32")
-    return write_artifact(folder, replace(packaged.manifest, files={}), files)
 
 
 def _forget(*drafts: Path) -> None:

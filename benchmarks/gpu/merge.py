@@ -5,7 +5,7 @@ A lent machine's calls end after minutes, so that the sections of one measuremen
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,25 @@ def merged(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for each in results:
         # A section that was only skipped this time does not replace one that was measured.
         sections |= {name: entry for name, entry in each["sections"].items() if name not in sections or _ran(entry)}
+    with_official(sections)
     return {**results[-1], "command": " && ".join(each["command"] for each in results), "sections": sections}
+
+
+def with_official(sections: Mapping[str, Any]) -> None:
+    """Write into every row of the throughput what the official code reached at its best batch, eager and compiled.
+
+    None where it was not measured for that network and size.
+    """
+    best: dict[tuple[str, tuple[int, ...], str], float] = {}
+    for row in sections.get("official", {}).get("rows", ()):
+        if row["measured"] and "images_per_second" in row:
+            key = (row["backbone"], tuple(row["size"]), row["backend"])
+            best[key] = max(best.get(key, 0.0), row["images_per_second"])
+    for row in sections.get("throughput", {}).get("rows", ()):
+        if row["measured"]:
+            network = (row["backbone"], tuple(row["size"]))
+            row["official_images_per_second"] = best.get((*network, "official-eager"))
+            row["official_compiled_images_per_second"] = best.get((*network, "official-compiled"))
 
 
 def _commit(result: dict[str, Any]) -> str:

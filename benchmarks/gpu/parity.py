@@ -1,6 +1,7 @@
 """Section `parity`: every backend and precision against the plain network in fp32, on the same images."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,9 +16,12 @@ from model_export.sample_inputs import sample_inputs
 from modeling.contract import ImageToAlpha
 from modeling.folding import fold
 from modeling.half import half_precision
-from server.backends.ort import OrtBackend, OrtOptions, has_cuda
+from server.backends.ort import MODEL_ROLE, OrtBackend, OrtOptions, has_cuda
 
 _NO_TENSORRT = "TensorRT is not on this machine: benchmarks/gpu/tensorrt.sh builds and measures plans in its container"
+_NO_CUDA_PROVIDER = "the installed onnxruntime has no CUDAExecutionProvider, or there is no GPU"
+_NO_HALF = "no artifact was given: --artifact DIR, of `birefnet-export onnx … --precision fp16`"
+_HALF_ROLE = "model_fp16"
 
 
 def measure_parity(context: Context) -> None:
@@ -35,6 +39,7 @@ def measure_parity(context: Context) -> None:
             release(context.device)
         context.report.unmeasured(subject.row(backend="tensorrt", precision="fp16"), _NO_TENSORRT)
     _measure_onnx(context)
+    _measure_half_onnx(context)
 
 
 def _images(context: Context, subject: Subject) -> NDArray[np.uint8]:
@@ -66,13 +71,38 @@ def _measure_onnx(context: Context) -> None:
     for name, device in (("ort-cpu", None), ("ort-cuda", 0)):
         row = subject.row(backend=name, precision="fp32", images=len(images))
         if device is not None and not (has_cuda() and context.device.type == "cuda"):
-            context.report.unmeasured(row, "the installed onnxruntime has no CUDAExecutionProvider, or there is no GPU")
+            context.report.unmeasured(row, _NO_CUDA_PROVIDER)
             continue
         context.report.measure(row, partial(_onnx_rows, artifact, device, images, expected))
 
 
+def _measure_half_onnx(context: Context) -> None:
+    """The half-precision graph of an artifact in ONNX Runtime, against its fp32 graph on the CPU."""
+    if context.artifact is None:
+        for name in ("ort-cpu", "ort-cuda"):
+            context.report.unmeasured({"backend": name, "precision": "fp16"}, _NO_HALF)
+        return
+    artifact = open_artifact(context.artifact)
+    manifest = artifact.manifest
+    half = replace(artifact, manifest=replace(manifest, files={MODEL_ROLE: manifest.files[_HALF_ROLE]}))
+    subject = Subject(manifest.backbone, None, manifest.input_size, (1,))
+    images = _images(context, subject)
+    expected = _alphas(artifact, None, images)
+    for name, device in (("ort-cpu", None), ("ort-cuda", 0)):
+        row = subject.row(backend=name, precision="fp16", images=len(images))
+        if device is not None and not (has_cuda() and context.device.type == "cuda"):
+            context.report.unmeasured(row, _NO_CUDA_PROVIDER)
+            continue
+        context.report.measure(row, partial(_onnx_rows, half, device, images, expected))
+
+
 def _onnx_rows(artifact: Artifact, device: int | None, images: NDArray[np.uint8], expected: Tensor) -> dict[str, Any]:
+    return difference(_alphas(artifact, device, images), expected)
+
+
+def _alphas(artifact: Artifact, device: int | None, images: NDArray[np.uint8]) -> Tensor:
     backend = OrtBackend(OrtOptions(threads=4, cuda_device=device))
-    backend.load("embedded", artifact)
-    alphas = [backend.run("embedded", {"image": image[None]})["alpha"].astype(np.float32) for image in images]
-    return difference(torch.from_numpy(np.concatenate(alphas)), expected)
+    backend.load("it", artifact)
+    alphas = [backend.run("it", {"image": image[None]})["alpha"].astype(np.float32) for image in images]
+    backend.close()
+    return torch.from_numpy(np.concatenate(alphas))

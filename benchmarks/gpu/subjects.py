@@ -86,6 +86,7 @@ class Context:
         init: Weights that training goes on from.
         official: Checkout of the official implementation, if there is one.
         tune: Whether kernels try their launches.
+        artifact: With a half-precision graph, if there is one.
     """
 
     report: Report
@@ -98,6 +99,7 @@ class Context:
     init: Path | None = None
     official: Path | None = None
     tune: bool = True
+    artifact: Path | None = None
     ceilings: dict[str, float] = field(default_factory=dict)
 
     @property

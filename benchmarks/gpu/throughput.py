@@ -56,7 +56,7 @@ def _row(
     alpha = runner({"image": images})["alpha"].copy()
     few = min(len(images), len(expected))
     quality = difference(torch.from_numpy(alpha[:few]), expected[:few])
-    whole = _wall(context, runner, images)
+    whole = wall_times(context, runner, images)
     # A captured graph's pool counts as reserved, not as allocated.
     reserved = torch.cuda.memory_reserved(context.device) if cuda else 0
     device = context.clock.summary(lambda: runner.replay(len(images))) if isinstance(runner, GraphRunner) else whole
@@ -67,6 +67,8 @@ def _row(
         "device_images_per_second": round(1000 * len(images) / device["median_ms"], 3),
         "time": whole,
         "device_time": device,
+        "official_images_per_second": None,  # `benchmarks.gpu.merge` knows, and writes it here
+        "official_compiled_images_per_second": None,
         "roofline_ms": round(limit["ms"], 4),
         "roofline_share": round(limit["ms"] / device["median_ms"], 4),
         "reserved_mib": round(reserved / _MIB, 1),
@@ -74,8 +76,8 @@ def _row(
     }
 
 
-def _wall(context: Context, runner: Runner, images: NDArray[np.uint8]) -> dict[str, float]:
-    """Of whole runs, copies between host and device included, by the host's clock."""
+def wall_times(context: Context, runner: Runner, images: NDArray[np.uint8]) -> dict[str, float]:
+    """`summarised`, of whole runs, copies between host and device included, by the host's clock."""
     found: list[float] = []
     began = time.perf_counter()
     while len(found) < context.clock.runs and (len(found) < 3 or time.perf_counter() - began < context.clock.seconds):

@@ -2,22 +2,34 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
+import onnx
 import pytest
 import referencing
 import torch
+from onnx import numpy_helper
+from PIL import Image
 
+from artifact import NewFile, write_artifact
 from benchmarks import machine
 from benchmarks.gpu.__main__ import SECTIONS, main
+from benchmarks.gpu.bottleneck import PARTS, Usage
+from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.machine import describe_gpu
 from benchmarks.gpu.merge import main as merge
+from benchmarks.gpu.parity import _measure_half_onnx
+from benchmarks.gpu.plots import PLOTS
+from benchmarks.gpu.plots import main as plots
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.roofline import operators, parts_table, roofline, table
-from benchmarks.gpu.subjects import difference
+from benchmarks.gpu.subjects import Context, difference
 from modeling.birefnet.config import SWIN_T
+from tests.support.backends import tiny_onnx_artifact
 from tests.support.networks import TINY
 
 SCHEMA = json.loads((Path(machine.__file__).parent / "schemas" / "gpu.json").read_text())
@@ -58,7 +70,7 @@ def test_a_rehearsal_measures_the_network_it_runs(rehearsal: dict[str, Any]) -> 
         assert row["max_abs"] < 1e-3  # folded against unfolded, both fp32
         assert row["roofline_ms"] > 0
     for row in rows_of(rehearsal, "parity"):
-        assert row["measured"] or row["backend"] in {"tensorrt", "ort-cuda"}
+        assert row["measured"] or row["backend"] in {"tensorrt", "ort-cuda"} or "--artifact" in row["reason"]
     (parts,) = rows_of(rehearsal, "parts")
     assert {"backbone, both scales", "decoder_block1", "perceptrons"} <= set(parts["parts_ms"])
 
@@ -214,3 +226,129 @@ def test_the_page_has_the_rooflines_of_its_command() -> None:
     ceilings = {"tflops": 788.0, "gigabytes_per_second": 4300.0}
     assert table(ceilings) in page
     assert parts_table(ceilings) in page
+
+
+def usage(**changes: Any) -> Usage:
+    idle = Usage(10.0, 0.5, 5.0, 2.0, 1.0, 4.0, 4.0, False, {"decode": 2.0, "encode": 3.0, "infer": 90.0})
+    return replace(idle, **changes)
+
+
+@pytest.mark.parametrize(
+    ("used", "expected"),
+    [
+        (usage(), "none"),
+        (usage(device_s=9.7), "device"),
+        (usage(device_s=9.7, devices=2.0), "none"),
+        (usage(host_s=39.0, process_s=40.0), "host, encode"),
+        (usage(host_s=39.0, process_s=40.0, stages_s={"decode": 9.0, "encode": 3.0}), "host, decode"),
+        (usage(client_s=9.9, device_s=9.0), "client"),
+        (usage(process_s=13.5), "interpreter"),
+        (usage(process_s=13.5, device_s=9.6, on_host=True), "device"),
+    ],
+)
+def test_the_bottleneck_is_the_part_with_nothing_left(used: Usage, expected: str) -> None:
+    assert used.bottleneck() == expected
+    assert set(used.shares) == set(PARTS)
+
+
+def test_the_official_figure_stands_beside_ours_after_the_merge(tmp_path: Path, rehearsal: dict[str, Any]) -> None:
+    official = {"backbone": "tiny", "size": [64, 96], "precision": "fp16", "measured": True}
+    rows = [
+        {**official, "backend": "official-eager", "batch": batch, "images_per_second": rate}
+        for batch, rate in ((1, 20.0), (4, 30.0), (8, 25.0))
+    ]
+    rows.append({**official, "backend": "official-compiled", "size": [8, 8], "batch": 1, "images_per_second": 99.0})
+    second = {**rehearsal, "sections": {"official": {"finished": True, "seconds": 1.0, "rows": rows}}}
+    paths = [tmp_path / "first.json", tmp_path / "second.json"]
+    for path, result in zip(paths, (rehearsal, second), strict=True):
+        path.write_text(json.dumps(result))
+    assert merge([*map(str, paths), "-o", str(tmp_path / "both.json")]) == 0
+    for row in rows_of(valid(tmp_path / "both.json"), "throughput"):
+        assert row["official_images_per_second"] == 30.0
+        assert row["official_compiled_images_per_second"] is None
+
+
+SERVER_ROW = {
+    "name": "small JPEG to grey PNG",
+    "measured": True,
+    "backbone": "tiny",
+    "size": [64, 96],
+    "backend": "torch",
+    "streams": 1,
+    "clients": 2,
+    "images_per_second": 8.0,
+    "engine_images_per_second": 10.0,
+    "engine_share": 0.8,
+    "bottleneck": "host, encode",
+    "used_shares": {"client": 0.1, "device": 0.7, "host": 0.9, "interpreter": 0.2},
+    "mean_batch": 1.5,
+    "alone": {},
+    "loaded": {},
+    "stage_median_ms": {},
+    "stage_s": {},
+}
+
+
+def test_pictures_and_tables_are_made_of_what_was_measured(
+    tmp_path: Path, rehearsal: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = {"finished": True, "seconds": 1.0, "rows": [SERVER_ROW]}
+    (tmp_path / "gpu.json").write_text(
+        json.dumps({**rehearsal, "sections": {**rehearsal["sections"], "server": server}})
+    )
+    valid(tmp_path / "gpu.json")
+    assert plots([str(tmp_path / "gpu.json"), "-o", str(tmp_path / "images")]) == 0
+    for name in PLOTS:
+        with Image.open(tmp_path / "images" / name) as picture:
+            assert picture.format == "PNG"
+            assert np.asarray(picture.convert("L")).std() > 5, "it is not blank"
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "| tiny 64×96 | fp32 | 2 |" in printed.out
+    assert "| small JPEG to grey PNG | 1 | 8.0 | 80 % | host, encode | 1.5 |" in printed.out
+
+
+def test_pictures_of_what_was_not_measured_are_left_out(
+    tmp_path: Path, report: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with report.section("throughput"):
+        report.unmeasured({"backend": "torch"}, "no GPU")
+    capsys.readouterr()
+    assert plots([str(tmp_path / "gpu.json"), "-o", str(tmp_path / "images")]) == 0
+    assert list((tmp_path / "images").iterdir()) == []
+    assert capsys.readouterr().err.splitlines() == [f"{name}: nothing of it was measured" for name in PLOTS]
+
+
+@pytest.mark.parametrize("missing", ["engine_share", "bottleneck", "used_shares"])
+def test_the_schema_asks_of_a_loaded_server_what_it_waits_for(tmp_path: Path, report: Report, missing: str) -> None:
+    with report.section("server"):
+        report.add(SERVER_ROW)
+    assert rows_of(valid(tmp_path / "gpu.json"), "server") == [SERVER_ROW]
+    with report.section("server"):
+        report.add({name: value for name, value in SERVER_ROW.items() if name != missing})
+    with pytest.raises(jsonschema.ValidationError, match=missing):
+        valid(tmp_path / "gpu.json")
+
+
+def test_a_half_precision_graph_is_held_against_its_fp32_graph(tmp_path: Path) -> None:
+    """A graph that is off by a known amount stands in for one that rounds."""
+    exact = tiny_onnx_artifact(tmp_path / "tiny", (32, 32))
+    graph = onnx.load(exact.file("model"))
+    graph.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(np.array(1 / 254, np.float32), graph.graph.initializer[0].name)
+    )
+    onnx.save(graph, tmp_path / "half.onnx")
+    files = {
+        role: NewFile(exact.file(role), entry.path, entry.precision) for role, entry in exact.manifest.files.items()
+    }
+    files["model_fp16"] = NewFile(tmp_path / "half.onnx", "model.fp16.onnx", "fp16")
+    artifact = write_artifact(tmp_path / "both", replace(exact.manifest, files={}), files)
+    report = Report(tmp_path / "gpu.json", ["-o", "gpu.json"], describe_gpu(torch.device("cpu")))
+    device = torch.device("cpu")
+    context = Context(report, device, Clock(device), True, tmp_path, tmp_path, artifact=artifact.directory)
+    with report.section("parity"):
+        _measure_half_onnx(context)
+    on_cpu, on_gpu = rows_of(valid(tmp_path / "gpu.json"), "parity")
+    assert (on_cpu["backend"], on_cpu["precision"], on_cpu["backbone"]) == ("ort-cpu", "fp16", "none")
+    assert 1e-4 < on_cpu["max_abs"] < 1e-2
+    assert not on_gpu["measured"]
