@@ -8,6 +8,7 @@ from modeling.birefnet.config import COMPACT, SWIN_L, SWIN_T, BiRefNetConfig
 from training.data.augmentation import Augmentation
 from training.losses import FineTuning, LossWeights
 from training.losses.inverse_form import InverseFormOptions
+from training.precision import check_precision, with_precision
 
 NETWORKS: dict[str, BiRefNetConfig] = {"compact": COMPACT, "swin_t": SWIN_T, "swin_l": SWIN_L}
 
@@ -45,6 +46,16 @@ class Budget:
         return step / self.steps if self.steps is not None else elapsed / (self.seconds or 1.0)
 
 
+def check_accumulate(batches: int) -> None:
+    """Refuse a number of batches that makes no update.
+
+    Raises:
+        ValueError: Fewer than one.
+    """
+    if batches < 1:
+        raise ValueError(f"an update has 1 batch or more, found {batches}")
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Everything that decides a run's outcome.
@@ -63,7 +74,10 @@ class TrainingConfig:
         recomposed: How many of its subjects to draw, and put together anew on the device; 0 draws every image.
         data_folder: A folder of photographs and mattes (`training.data.folders`); empty for the procedural set.
         augmentation: Of the folder's photographs.
-        bfloat16: Autocast.
+        precision: One of `training.precision.PRECISIONS`.
+        accumulate: Batches whose gradients' mean makes one update.
+        backbone_rate: Of the backbone's last stage, as a factor of the rate; 0 freezes the backbone.
+        layer_decay: See `training.optimizer.backbone_factor`.
     """
 
     network: BiRefNetConfig
@@ -86,9 +100,19 @@ class TrainingConfig:
     recomposed: int = 0
     data_folder: str = ""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    bfloat16: bool = False
+    precision: str = "fp32"
+    accumulate: int = 1
+    backbone_rate: float = 1.0
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
+        check_accumulate(self.accumulate)
+        if not (0 <= self.backbone_rate <= 1 and 0 < self.layer_decay <= 1):
+            raise ValueError(
+                f"expected a backbone rate in [0, 1] and a layer decay in (0, 1], found {self.backbone_rate} and "
+                f"{self.layer_decay}"
+            )
         ends = [phase.until for phase in self.phases]
         if not ends or sorted(ends) != ends or abs(ends[-1] - 1.0) > 1e-9:
             raise ValueError(f"phases must end at rising shares of the budget, the last at 1, found {ends}")
@@ -104,7 +128,7 @@ class TrainingConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The configuration that `to_dict` wrote."""
-        plain = dict(values)
+        plain = with_precision(values)
         return cls(
             network=BiRefNetConfig.from_dict(plain.pop("network")),
             phases=tuple(Phase(**phase) for phase in plain.pop("phases")),

@@ -1,4 +1,4 @@
-"""The curve of a run: loss and error against running time, from its log."""
+"""The curve of a run: loss, error and learning rate against running time, from its log."""
 
 import csv
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ Row = dict[str, str]
 
 
 def draw(logs: Sequence[Path], picture: Path) -> None:
-    """Write a PNG of the loss and the error in `logs`, the sizes of phases and the beginnings of further runs marked.
+    """Write a PNG of loss, error and rate in `logs`, the sizes of phases and the beginnings of further runs marked.
 
     Args:
         logs: The log.csv of a run, or of several that went on from each other. A refiner's has the share of the coarse
@@ -28,9 +28,13 @@ def draw(logs: Sequence[Path], picture: Path) -> None:
 
     rows, minutes = _joined(logs)
     second = next(name for name in ("gain", "mae") if name in rows[0])
-    figure, axes = pyplot.subplots(figsize=(7, 3.2), layout="constrained")
+    figure, (axes, below) = pyplot.subplots(
+        2, 1, figsize=(7, 4.2), sharex=True, height_ratios=(4, 1), layout="constrained"
+    )
+    below.plot(minutes, [float(row["rate"]) for row in rows], color="tab:green")
+    below.set(xlabel="running time, minutes", ylabel="rate", ylim=(0, None))
     axes.plot(minutes, [float(row["loss"]) for row in rows], color="tab:blue", label="loss")
-    axes.set(xlabel="running time, minutes", ylabel="loss (x 0.01)" if "size" in rows[0] else "loss")
+    axes.set(ylabel="loss (x 0.01)" if "size" in rows[0] else "loss")
     errors = axes.twinx()
     errors.plot(minutes, [float(row[second]) for row in rows], color="tab:orange", label=_SECOND[second])
     errors.set(ylabel=_SECOND[second], ylim=(0, None))
@@ -44,6 +48,14 @@ def draw(logs: Sequence[Path], picture: Path) -> None:
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)
     pyplot.close(figure)
+
+
+def draw_beside(log: Path) -> None:
+    """Write `curve.png` beside a log, or nothing while the log is without rows."""
+    with log.open() as file:
+        begun = len(file.readlines()) > 1
+    if begun:
+        draw([log], log.parent / "curve.png")
 
 
 def _joined(logs: Sequence[Path]) -> tuple[list[Row], list[float]]:

@@ -1,7 +1,8 @@
 """How good a network is on procedural sets or a folder: every figure of every image, by `matting.quality`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from matting.quality import (
     weighted_f,
 )
 from matting.quality.overlap import REGION, overlap
+from training.data.photographs import open_folder
+from training.data.sets import SETS
 from training.data.stream import Source, batches, normalised
 
 Plane = NDArray[np.float32]
@@ -110,13 +113,26 @@ def measure(predicted: Plane, truth: Plane) -> Figures:
 def evaluate(network: nn.Module, source: Source, size: int, count: int, workers: int = 0) -> list[Figures]:
     """Figures of the first `count` images of a source at the working size."""
     network.eval()
+    device = next(network.parameters()).device
     stream = batches(source, size, 1, 0, workers)
     figures = []
     for _ in tqdm(range(count), unit="image", mininterval=2.0, leave=False):
         images, truth = next(stream)
-        alpha = torch.sigmoid(network(normalised(images)))
-        figures.append(measure(alpha[0, 0].numpy(), truth[0, 0].numpy()))
+        alpha = torch.sigmoid(network(normalised(images.to(device))))
+        figures.append(measure(alpha[0, 0].cpu().numpy(), truth[0, 0].numpy()))
     return figures
+
+
+def held_out(folder: Path | None, sets: Sequence[str], count: int) -> dict[str, tuple[Source, int]]:
+    """The sources by name and how many images of each: a folder, or procedural sets.
+
+    Raises:
+        FolderError: The folder does not hold photographs and mattes.
+    """
+    if folder is None:
+        return {name: (SETS[name], count) for name in sets}
+    found = open_folder(folder, 0, None)
+    return {folder.name or str(folder): (found, min(count, len(found)))}
 
 
 def means(figures: Iterable[Figures]) -> dict[str, float]:

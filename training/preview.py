@@ -27,8 +27,9 @@ def photographs(size: int) -> list[Photo]:
 def mattes(network: nn.Module, images: Sequence[Photo]) -> NDArray[np.float32]:
     """The mattes (N, H, W) of uint8 (H, W, 3) images of one size; the network is left in evaluation mode."""
     network.eval()
-    alphas = [torch.sigmoid(network(normalised(torch.from_numpy(image)[None])))[0, 0].numpy() for image in images]
-    return np.stack(alphas)
+    device = next(network.parameters()).device
+    planes = [normalised(torch.from_numpy(image)[None].to(device)) for image in images]
+    return np.stack([torch.sigmoid(network(plane))[0, 0].cpu().numpy() for plane in planes])
 
 
 def _row(image: Photo, planes: Sequence[NDArray[np.float32]]) -> Photo:

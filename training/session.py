@@ -5,12 +5,13 @@ from pathlib import Path
 
 import cv2
 import torch
-from torch import nn
 
-from modeling.weights import read_state
+from modeling.patch_order import PatchOrder
 from training.checkpoint import Ema, Progress
 from training.config import TrainingConfig
+from training.curve import draw_beside
 from training.data.sets import SETS
+from training.initial import initial_state
 from training.lean import LeanBiRefNet
 from training.loop import Cadence, Run
 from training.parallel import Group
@@ -22,11 +23,12 @@ class RunOptions:
     """Where a run is written and how it is carried out; of these only `initial` changes its outcome.
 
     Attributes:
-        folder: Checkpoints, log and previews.
+        folder: Checkpoints, log, curve and previews.
         threads: Of each process.
         workers: Data processes of each process.
-        preview_every: Seconds between previews.
+        preview_every: Seconds between previews; the first ones come sooner.
         initial: Weights file that a run which starts afresh begins from; None begins at random.
+        patch_order: Of that file; None finds out.
     """
 
     folder: Path
@@ -34,6 +36,7 @@ class RunOptions:
     workers: int = 0
     preview_every: float = 600.0
     initial: Path | None = None
+    patch_order: PatchOrder | None = None
 
 
 def train_in_group(group: Group, config: TrainingConfig, options: RunOptions) -> None:
@@ -41,18 +44,22 @@ def train_in_group(group: Group, config: TrainingConfig, options: RunOptions) ->
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(1)
     run = Run(config, options.folder, Cadence(workers=options.workers, observe=options.preview_every), group)
-    if not run.resume() and options.initial is not None:
-        run.begin_from(read_state(options.initial))
-    if not group.rank:
-        parameters = sum(parameter.numel() for parameter in run.network.parameters())
-        print(f"{parameters / 1e6:.2f} M parameters; phases {config.phases}; {config.budget}", flush=True)
 
-    def observe(network: nn.Module, ema: Ema, progress: Progress) -> None:
-        averaged = LeanBiRefNet(config.network)
+    def say(text: str) -> None:
+        if not group.rank:
+            print(text, flush=True)
+
+    if not run.resume() and options.initial is not None:
+        run.begin_from(initial_state(options.initial, options.patch_order, say))
+    parameters = sum(parameter.numel() for parameter in run.network.parameters())
+    say(f"{parameters / 1e6:.2f} M parameters; phases {config.phases}; {config.budget}")
+
+    def observe(ema: Ema, progress: Progress) -> None:
+        averaged = LeanBiRefNet(config.network).to(group.device)
         averaged.load_state_dict(ema.state)
         size = config.phase_at(run.share).size
         preview(averaged, options.folder / f"preview-{progress.step:06d}.png", size, SETS["heldout"])
+        draw_beside(options.folder / "log.csv")
 
     run.train(observe)
-    if not group.rank:
-        print(f"done: step {run.progress.step}, {run.progress.next_index} images, {run.progress.elapsed:.0f} s")
+    say(f"done: step {run.progress.step}, {run.progress.next_index} images, {run.progress.elapsed:.0f} s")

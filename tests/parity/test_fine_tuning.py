@@ -15,7 +15,7 @@ from model_export.runner import NetworkRunner, OnnxRunner
 from tests.support.networks import TINY, seeded_network
 from tests.support.tolerance import EXPORT_ALPHA
 from training.__main__ import main as train
-from training.__main__ import trained
+from training.averaged import trained
 from training.config import NETWORKS
 from training.data.photographs import open_folder
 from training.data.stream import batches, normalised

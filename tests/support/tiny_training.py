@@ -1,8 +1,10 @@
 """A network and a run small enough for tests of the training loop."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from modeling.birefnet.config import BiRefNetConfig, SwinConfig
@@ -28,16 +30,20 @@ def tiny_config(steps: int = 6, size: int = 32, batch: int = 2, **changes) -> Tr
     return TrainingConfig(TINY_NETWORK, (Phase(1.0, size, batch),), Budget(steps=steps), **options)
 
 
-def tiny_run(folder: Path, config: TrainingConfig | None = None, source=None) -> Run:
-    return Run(config or tiny_config(), folder, Cadence(log_steps=1), source=source)
+def tiny_run(folder: Path, config: TrainingConfig | None = None, source=None, group: Group | None = None) -> Run:
+    return Run(config or tiny_config(), folder, Cadence(log_steps=1), group, source)
 
 
 def average_and_train(group: Group, config: TrainingConfig, options: RunOptions) -> None:
-    """What each of two processes does in a test: check the average, then train."""
+    """What each of two processes does in a test: check what they do together, then train."""
     gradient = torch.full((3,), 1.0 + group.rank)
     group.average([gradient])
     assert gradient.tolist() == [1.5] * 3
     assert group.agree(10.0 + group.rank) == 10.0
+    group.check_alike([torch.ones(2), torch.zeros(1)])
+    different = contextlib.nullcontext() if group.rank == 0 else pytest.raises(RuntimeError, match="process 1 of 2")
+    with different:
+        group.check_alike([torch.full((2,), 1.0 + group.rank)])
     train_in_group(group, config, options)
 
 

@@ -114,3 +114,5 @@ NEAREST_ROTATION = 1e-4
 # A matte at image size, in torch against OpenCV, whose weights are rounded: 3e-5 seen from 1024 to 1500 pixels; a
 # hundredth of a level of 255.
 FINISHED_ALPHA = 4e-5
+# Gradients of three accumulated batches against those of one, as a share of the largest: the order of the sums.
+ACCUMULATED_GRADIENT = 1e-5

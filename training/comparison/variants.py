@@ -24,7 +24,7 @@ def loss_variants(steps: int, size: int, batch: int) -> dict[str, TrainingConfig
     """BiRefNet's general loss, with each of its terms left out, and with each optional one added."""
     general = PRESETS["general"]
     base = TrainingConfig(
-        SMALL, (Phase(1.0, size, batch),), Budget(steps=steps), learning_rate=2e-3, loss=general, bfloat16=True
+        SMALL, (Phase(1.0, size, batch),), Budget(steps=steps), learning_rate=2e-3, loss=general, precision="bf16"
     )
     variants = {"general: bce, iou, ssim, mae, gradient": base}
     for term in ("bce", "iou", "ssim", "mae", "gradient"):
@@ -66,7 +66,7 @@ def network_variants(seconds: float, size: int, batch: int) -> dict[str, Trainin
     phases = (Phase(1.0, size, batch),)
     return {
         name: TrainingConfig(
-            network, phases, Budget(seconds=seconds), learning_rate=1.5e-3, loss=PRESETS["general"], bfloat16=True
+            network, phases, Budget(seconds=seconds), learning_rate=1.5e-3, loss=PRESETS["general"], precision="bf16"
         )
         for name, network in networks.items()
     }

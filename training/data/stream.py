@@ -1,6 +1,7 @@
 """Procedural photographs as batches of tensors, made by worker processes, in an order that only depends on the seed."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import cv2
@@ -19,7 +20,8 @@ _DEVIATION = torch.tensor(DEVIATION).view(1, 3, 1, 1)
 
 def normalised(images: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) RGB to the network's float32 (B, 3, H, W), normalised with ImageNet's mean and deviation."""
-    return (images.permute(0, 3, 1, 2).float() / 255.0 - _MEAN) / _DEVIATION
+    mean, deviation = _MEAN.to(images.device), _DEVIATION.to(images.device)
+    return (images.permute(0, 3, 1, 2).float() / 255.0 - mean) / deviation
 
 
 class Source(Protocol):
@@ -61,21 +63,35 @@ def single_threaded(worker: int) -> None:
     torch.set_num_threads(1)
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """Which part of each batch is made, and where it lies.
+
+    Attributes:
+        mine: The part, where several processes share the work.
+        pinned: In memory that a GPU copies from while the processor goes on.
+    """
+
+    mine: slice = field(default_factory=lambda: slice(None))
+    pinned: bool = False
+
+
 def batches(
-    source: Source, size: int, batch: int, first: int, workers: int, mine: slice = slice(None)
+    source: Source, size: int, batch: int, first: int, workers: int, delivery: Delivery | None = None
 ) -> Iterator[Batch]:
     """Endless batches (uint8 (B, S, S, 3), float32 (B, 1, S, S)) of the indices `first`, `first` + 1, ...
 
-    The batches do not depend on the number of worker processes, which have nothing to do for a `BatchSource`. `mine` is
-    the part of each batch that is made, where several processes share the work.
+    The batches do not depend on the number of worker processes, which have nothing to do for a `BatchSource`.
     """
+    delivery = delivery or Delivery()
     if isinstance(source, BatchSource):
-        return (source.batch(indices, size) for indices in _consecutive(first, batch, mine))
+        return (source.batch(indices, size) for indices in _consecutive(first, batch, delivery.mine))
     loader: DataLoader[Batch] = DataLoader(
         _Items(source, size),
-        batch_sampler=_consecutive(first, batch, mine),
+        batch_sampler=_consecutive(first, batch, delivery.mine),
         num_workers=workers,
         worker_init_fn=single_threaded,
         prefetch_factor=4 if workers else None,
+        pin_memory=delivery.pinned,
     )
     return iter(loader)

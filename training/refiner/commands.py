@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,12 +15,17 @@ from modeling.crm.weights import load_refiner, load_refiner_state, save_refiner
 from modeling.weights import read_metadata, read_state
 from training.checkpoint import ema_weights, read_plain_header
 from training.config import Budget
+from training.curve import draw_beside
+from training.learner import Cadence
+from training.parallel import Group, LaunchError, Processes, launch, told_rank
+from training.precision import PRECISIONS
 from training.preview import write_sheet
 from training.refiner.config import RefinerConfig
 from training.refiner.evaluate import evaluate_refiner, summary
 from training.refiner.harmless import default_artifacts, harm_table, measure_harm, record_harm
-from training.refiner.loop import RefinerCadence, RefinerRun
+from training.refiner.loop import RefinerRun
 from training.refiner.samples import make_batch
+from training.settings import changed, made, named, plain
 
 
 def trained_refiner(path: Path) -> CRM:
@@ -33,33 +37,53 @@ def trained_refiner(path: Path) -> CRM:
     return network.eval()
 
 
+_SETTINGS = (
+    made("config", "network", CONFIGS.__getitem__),
+    made("steps", "budget", lambda steps: Budget(steps=steps), free=True),
+    made("hours", "budget", lambda hours: Budget(seconds=hours * 3600), free=True),
+    plain("window"),
+    plain("batch"),
+    plain("rate", "learning_rate", free=True),
+    plain("boundary_width"),
+    plain("seed"),
+    plain("precision"),
+    plain("accumulate"),
+)
+
+
 def _configured(options: argparse.Namespace) -> RefinerConfig:
-    budget = Budget(steps=options.steps) if options.steps else Budget(seconds=(options.hours or 1.0) * 3600)
-    config = RefinerConfig(CONFIGS[options.config], budget, seed=options.seed, bfloat16=options.bf16)
-    named = {"window": options.window, "batch": options.batch, "learning_rate": options.rate}
-    named["boundary_width"] = options.boundary_width
-    return replace(config, **{name: value for name, value in named.items() if value})
+    """A fresh run's configuration, or with `--resume` that of the run with what may change."""
+    checkpoint = options.out / "last.safetensors"
+    if not checkpoint.exists():
+        return named(RefinerConfig(CONFIGS["compact"], Budget(seconds=3600.0)), options, _SETTINGS)
+    if not options.resume:
+        raise SystemExit(f"{options.out} already holds a run; pass --resume to continue it, or choose another --out")
+    config, flags = changed(RefinerConfig.from_dict(read_plain_header(checkpoint)[0]), options, _SETTINGS)
+    if flags:
+        print(f"changed from here on: {', '.join(flags)}")
+    return config
 
 
 def _train(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
-    config, checkpoint = _configured(options), options.out / "last.safetensors"
-    if checkpoint.exists():
-        if not options.resume:
-            raise SystemExit(
-                f"{options.out} already holds a run; pass --resume to continue it, or choose another --out"
-            )
-        stored = RefinerConfig.from_dict(read_plain_header(checkpoint)[0])
-        config = replace(stored, budget=config.budget) if options.hours or options.steps else stored
-    run = RefinerRun(config, options.out, RefinerCadence(workers=options.workers, device=options.device))
+    if told_rank() is not None:
+        raise SystemExit("a refiner is trained in one process; found one that torchrun has started")
+    try:
+        launch(Processes(1, options.device), _train_in, _configured(options), options)
+    except LaunchError as error:
+        raise SystemExit(str(error)) from error
+
+
+def _train_in(group: Group, config: RefinerConfig, options: argparse.Namespace) -> None:
+    run = RefinerRun(config, options.out, Cadence(checkpoint=120.0, workers=options.workers), group)
     if run.resume():
         print(f"resuming at step {run.progress.step}, {run.share:.1%} of the budget")
     elif options.init is not None:
         run.begin_from(read_state(options.init))
     parameters = sum(parameter.numel() for parameter in run.network.parameters())
     print(f"{parameters / 1e6:.3f} M parameters; {config}", flush=True)
-    run.train()
+    run.train(lambda ema, progress: draw_beside(options.out / "log.csv"))
     print(f"done: step {run.progress.step}, {run.progress.next_index} windows, {run.progress.elapsed:.0f} s")
 
 
@@ -104,7 +128,7 @@ def _sheet(options: argparse.Namespace) -> None:
 
 def _add_train(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     train = inner.add_parser("train", help="train a refiner on windows of procedural photographs")
-    train.add_argument("--config", choices=sorted(CONFIGS), default="compact")
+    train.add_argument("--config", choices=sorted(CONFIGS), help="which refiner (default compact)")
     budget = train.add_mutually_exclusive_group()
     budget.add_argument("--hours", type=float, help="running time (default 1)")
     budget.add_argument("--steps", type=int, help="number of updates, instead of a time")
@@ -114,12 +138,15 @@ def _add_train(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     train.add_argument(
         "--boundary-width", type=int, metavar="PX", help="RefineMask's rule: supervise only so near to a contour"
     )
-    train.add_argument("--seed", type=int, default=7)
-    train.add_argument("--bf16", action="store_true", help="bfloat16 autocast of the encoder")
+    train.add_argument("--seed", type=int, help="(default 7)")
+    train.add_argument("--accumulate", type=int, metavar="N", help="batches whose mean makes one update (default 1)")
+    train.add_argument("--precision", choices=list(PRECISIONS), help="arithmetic of the encoder (default fp32)")
+    train.add_argument("--bf16", action="store_const", const="bf16", dest="precision", help="--precision bf16")
     train.add_argument("--threads", type=int, default=1)
     train.add_argument("--workers", type=int, default=0, help="processes that make the windows; 0: the loop's own")
     train.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the network (default cpu)")
-    train.add_argument("--resume", action="store_true", help="continue the run in --out; the budget may change")
+    train.add_argument("--resume", action="store_true", help="continue the run in --out; budget and rate may change")
+    train.add_argument("--override", action="store_true", help="let a run that goes on change any option")
     train.add_argument("--init", type=Path, help="weights file to begin from, such as an earlier run's")
     train.add_argument("--out", type=Path, required=True)
     train.set_defaults(run=_train)

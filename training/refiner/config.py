@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from modeling.crm.config import ALIGNMENT, CrmConfig
-from training.config import Budget
+from training.config import Budget, check_accumulate
+from training.precision import check_precision, with_precision
 from training.refiner.coarse import CoarseMix
 from training.refiner.losses import RefinerWeights
 
@@ -26,7 +27,9 @@ class RefinerConfig:
         closeups: Share of the windows that are close-ups.
         boundary_width: RefineMask's rule: only what lies within so many pixels of the mask's or the truth's contour, or
             is undecided, is supervised; 0 supervises everything.
-        closeup_windows: Steps for which a close-up is kept, turned and with another mask in each.
+        closeup_windows: Batches for which a close-up is kept, turned and with another mask in each.
+        precision: Of the encoder, one of `training.precision.PRECISIONS`.
+        accumulate: Batches whose gradients' mean makes one update.
     """
 
     network: CrmConfig
@@ -48,11 +51,14 @@ class RefinerConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.998
     data_set: str = "train"
-    bfloat16: bool = False
+    precision: str = "fp32"
+    accumulate: int = 1
     coarse: CoarseMix = field(default_factory=CoarseMix)
     loss: RefinerWeights = field(default_factory=RefinerWeights)
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
+        check_accumulate(self.accumulate)
         if self.window % ALIGNMENT or self.window <= 0:
             raise ValueError(f"a training window is a positive multiple of {ALIGNMENT}, found {self.window}")
         if self.scene_size < self.window:
@@ -65,7 +71,7 @@ class RefinerConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The configuration that `to_dict` wrote."""
-        plain = dict(values)
+        plain = with_precision(values)
         return cls(
             network=CrmConfig.from_dict(plain.pop("network")),
             budget=Budget(**plain.pop("budget")),

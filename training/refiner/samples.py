@@ -1,6 +1,6 @@
 """Training windows: image, coarse mask, truth and place on a canvas, in an order that depends on the seed alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -52,8 +52,15 @@ class RefinerBatch:
         """The same on a device."""
         if device.type == "cpu":
             return self
+        return self._changed(lambda value: value.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "RefinerBatch":
+        """The same in pinned memory: the loader asks for this by its name."""
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> "RefinerBatch":
         present = {name: value for name, value in vars(self).items() if value is not None}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in present.items()})
+        return replace(self, **{name: change(value) for name, value in present.items()})
 
 
 _closeup = lru_cache(maxsize=32)(closeup)
@@ -156,8 +163,11 @@ def _single_threaded(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def refiner_batches(config: RefinerConfig, first: int, workers: int) -> Iterator[RefinerBatch]:
-    """Endless batches of the steps `first`, `first` + 1, ...; they do not depend on the number of processes."""
+def refiner_batches(config: RefinerConfig, first: int, workers: int, pinned: bool = False) -> Iterator[RefinerBatch]:
+    """Endless batches of the steps `first`, `first` + 1, ...; they do not depend on the number of processes.
+
+    Pinned ones lie in memory that a GPU copies from while the processor goes on.
+    """
     loader: DataLoader[RefinerBatch] = DataLoader(
         _Batches(config),
         batch_size=None,
@@ -166,5 +176,6 @@ def refiner_batches(config: RefinerConfig, first: int, workers: int) -> Iterator
         worker_init_fn=_single_threaded,
         prefetch_factor=4 if workers else None,
         persistent_workers=False,
+        pin_memory=pinned,
     )
     return iter(loader)

@@ -9,9 +9,10 @@ from PIL import Image
 
 from matting import quality
 from tests.support.tiny_training import tiny_run
-from training.__main__ import default_phases, main, parse_phases
+from training.__main__ import main
 from training.config import Phase
 from training.evaluate import means, measure
+from training.options import default_phases, parse_phases
 from training.report import COLUMNS, as_text, write
 
 

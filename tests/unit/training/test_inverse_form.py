@@ -13,6 +13,7 @@ from tests.support.tiny_training import OneImage, tiny_config, tiny_run
 from tests.support.tolerance import LOSS_VALUE, NEAREST_ROTATION
 from training.__main__ import main
 from training.data.stream import batches
+from training.loop import Examples
 from training.losses.inverse_form import (
     COMMITTED,
     InverseForm,
@@ -294,7 +295,7 @@ def test_a_run_has_it_only_when_asked_and_within_its_share(tmp_path):
         for name, each in (("with", options), ("without", InverseFormOptions()))
     ]
     assert runs[1].inverse_form is None
-    batch = next(batches(OneImage(), 32, 2, 0, 0))
+    batch = Examples(*next(batches(OneImage(), 32, 2, 0, 0)))
     curves = [[run.train_step(batch)["loss"] for _ in range(4)] for run in runs]
     assert curves[0][:2] == curves[1][:2]
     assert curves[0][2] > curves[1][2]

@@ -16,10 +16,10 @@ from modeling.birefnet.network import BiRefNet
 from tests.support.tiny_training import TINY_NETWORK, tiny_config
 from tests.support.tolerance import LOSS_VALUE, SSIM_PEER
 from training import losses
-from training.__main__ import parse_weights
 from training.config import TrainingConfig
 from training.losses import FINE_TUNING, PRESETS, FineTuning, LossWeights
 from training.objective import step_loss
+from training.options import parse_weights
 from training.refiner.losses import CRM_WEIGHTS, RefinerWeights, refiner_loss
 
 

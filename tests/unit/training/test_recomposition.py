@@ -20,7 +20,7 @@ from training.data.draws import Draws, only
 from training.data.recomposition import Bank, Recomposition, make_bank, recomposed
 from training.data.sensor import blurred, camera, jpeg
 from training.data.sets import SETS
-from training.data.stream import batches
+from training.data.stream import Delivery, batches
 from training.loop import Run
 
 CPU = torch.device("cpu")
@@ -79,7 +79,7 @@ def test_an_index_is_one_image_whatever_the_batch(bank):
 def test_a_source_of_batches_makes_them_itself():
     source = Recomposition(SETS["rich"], 4, 9)
     source.device = CPU
-    stream = batches(source, 32, 4, 8, 0, slice(2, 4))
+    stream = batches(source, 32, 4, 8, 0, Delivery(slice(2, 4)))
     for first in (10, 14):
         images, alphas = next(stream)
         expected, truth = recomposed(source.bank(32), 9, range(first, first + 2))

@@ -10,6 +10,7 @@ from modeling.refine_mask import boundary, compose
 from tests.support.crm import SMALL, soft_mask
 from tests.support.tolerance import LOSS_VALUE
 from training.config import Budget
+from training.learner import Cadence
 from training.losses.refine_mask import (
     SIDE_OUTPUTS,
     StageRule,
@@ -19,7 +20,7 @@ from training.losses.refine_mask import (
     supervised_region,
 )
 from training.refiner.config import RefinerConfig
-from training.refiner.loop import RefinerCadence, RefinerRun, target_region
+from training.refiner.loop import RefinerRun, target_region
 from training.refiner.losses import RefinerWeights, refiner_loss
 from training.refiner.samples import make_batch
 
@@ -169,7 +170,7 @@ def test_a_refiners_run_takes_the_rule_and_writes_it_down(tmp_path):
     losses = []
     for width in (3, 0):
         config = replace(TINY, boundary_width=width)
-        run = RefinerRun(config, tmp_path / str(width), RefinerCadence())
+        run = RefinerRun(config, tmp_path / str(width), Cadence())
         losses.append(run.train_step(batch)["loss"])
         assert RefinerConfig.from_dict(config.to_dict()) == config
     assert losses[0] != losses[1]

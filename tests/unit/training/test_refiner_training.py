@@ -13,9 +13,10 @@ from tests.support.crm import SMALL, small_refiner, soft_mask
 from tests.support.tolerance import LOSS_VALUE
 from training.__main__ import main
 from training.config import Budget
+from training.learner import Cadence
 from training.refiner.config import RefinerConfig
 from training.refiner.evaluate import evaluate_refiner, summary
-from training.refiner.loop import RefinerCadence, RefinerRun, target_logits
+from training.refiner.loop import RefinerRun, target_logits
 from training.refiner.losses import CRM_WEIGHTS, RefinerWeights, cross_entropy, gradient, harm, refiner_loss
 from training.refiner.samples import make_batch, refiner_batches
 
@@ -25,7 +26,7 @@ TINY = RefinerConfig(
 
 
 def run_in(folder: Path, config: RefinerConfig = TINY) -> RefinerRun:
-    return RefinerRun(config, folder, RefinerCadence(log_steps=1))
+    return RefinerRun(config, folder, Cadence(log_steps=1))
 
 
 def test_every_term_is_zero_at_the_truth():

@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 
-from tests.support.tiny_training import OneImage, average_and_train, tiny_config, tiny_run
+from tests.support.tiny_training import OneImage, tiny_config, tiny_run
 from training.__main__ import main
 from training.checkpoint import Ema, ema_weights, read_header
 from training.config import Budget, Phase, TrainingConfig
-from training.loop import learning_rate
-from training.parallel import Group, launch
+from training.loop import Examples
+from training.optimizer import learning_rate
+from training.parallel import Group
 from training.session import RunOptions, train_in_group
 
 
@@ -37,7 +38,7 @@ def test_a_network_learns_one_image_by_heart(tmp_path):
 def iter_batches(run):
     from training.data.stream import batches
 
-    return batches(run.source, 32, 2, 0, 0)
+    return (Examples(*batch) for batch in batches(run.source, 32, 2, 0, 0))
 
 
 def test_the_same_seed_gives_the_same_curve_and_another_seed_another(tmp_path):
@@ -167,10 +168,3 @@ def test_a_batch_is_split_evenly_or_not_at_all():
     for batch in (5, 2, 0):
         with pytest.raises(ValueError, match=f"found {batch}"):
             Group(0, 2).share_of(batch)
-
-
-def test_two_processes_average_their_gradients_and_share_the_batches(tmp_path):
-    config = tiny_config(steps=2, batch=4)
-    launch(2, average_and_train, config, RunOptions(tmp_path, preview_every=1e9))
-    _, progress = read_header(tmp_path / "last.safetensors")
-    assert (progress.step, progress.next_index) == (2, 8)
