@@ -39,7 +39,10 @@ def plot_throughput(result: Mapping[str, Any], axis: Axes) -> bool:
         for key, word in (("official_images_per_second", "eager"), ("official_compiled_images_per_second", "compiled")):
             if (best := own[0].get(key)) is not None:
                 axis.axhline(best, color=colour, lw=0.8, ls="-." if word == "eager" else "-", label=f"official, {word}")
-    axis.set(xlabel="batch", ylabel="images per second", xscale="log", yscale="log")
+    axis.set(xlabel="batch", ylabel="images per second", xscale="log", ylim=(0, None))
+    batches = sorted({row["batch"] for row in rows})
+    axis.set_xticks(batches, list(map(str, batches)))
+    axis.minorticks_off()
     return bool(rows)
 
 

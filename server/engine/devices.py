@@ -118,12 +118,13 @@ def finisher(workers: Iterable[Worker]) -> Worker | None:
 def idlest(workers: Sequence[Worker]) -> tuple[Worker, int] | None:
     """Who is to have the next batch, and how many devices are as idle as its own; None when all are full.
 
-    It is the thread with the least to do, on the device with the least.
+    It is the thread with the least to do, on the device with the least. One that loads a graph, which may take minutes,
+    only where no other has room.
     """
     ready = [worker for worker in living(workers) if len(worker.flights) <= worker.device.look_ahead]
 
-    def load(worker: Worker) -> tuple[int, int]:
-        return len(worker.flights), sum(len(each.flights) for each in sharing(workers, worker))
+    def load(worker: Worker) -> tuple[bool, int, int]:
+        return worker.loading > 0, len(worker.flights), sum(len(each.flights) for each in sharing(workers, worker))
 
     if not ready:
         return None

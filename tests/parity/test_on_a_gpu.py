@@ -1,8 +1,9 @@
 """What only a GPU can show. `python -m pytest -m gpu`; deselected elsewhere."""
 
+import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from modeling.fused import fuse
 from modeling.weights import load_network, save_state
 from server.backends.base import BackendFault, OutOfMemoryFault
 from server.backends.torch_cuda import TorchBackend, TorchOptions
+from server.engine import Engine, EngineLimits, Item
 from server.engine.warmup import Search, warm_up
+from server.observability.metrics import Metrics
+from tests.support.backends import counted
 from tests.support.crm import small_refiner
 from tests.support.deform_cases import geometry_of, operands
 from tests.support.kernels import fused
@@ -168,6 +172,25 @@ def test_the_backend_warms_up_and_passes_its_self_test(backend: TorchBackend, ar
     assert warm.precision == "fp16"
     assert warm.max_batch == 5
     assert warm.deviation.passed
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees one GPU")
+async def test_two_gpus_behind_one_queue_answer_alike(artifact: Artifact) -> None:
+    def maker(index: int) -> Callable[[], TorchBackend]:
+        return lambda: TorchBackend(TorchOptions(threads=1, cuda_device=index))
+
+    metrics = Metrics()
+    engine = Engine([maker(0), maker(1)], EngineLimits(max_batch=2), metrics)
+    await engine.start({"embedded": artifact})
+    pictures = images(2)
+    items = [Item("embedded", {"image": pictures[index % 2]}, SIZE) for index in range(32)]
+    outcomes = await asyncio.gather(*(engine.submit(item) for item in items))
+    alphas = [outcome.arrays["alpha"].astype(np.float32) for outcome in outcomes]
+    for index, alpha in enumerate(alphas):
+        np.testing.assert_allclose(alpha, alphas[index % 2], rtol=0, atol=HALF_ALPHA_MAX)
+    for name in ("torch-cuda:0", "torch-cuda:1"):
+        assert counted(metrics, "birefnet_device_batches_total", device=name) > 0
+    await engine.close()
 
 
 def test_a_batch_equals_its_images_one_by_one(backend: TorchBackend, artifact: Artifact) -> None:

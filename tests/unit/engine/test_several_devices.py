@@ -359,6 +359,19 @@ async def loading_slowly() -> AsyncIterator[tuple[Engine, list[Slow], asyncio.Ta
         await engine.close()
 
 
+async def test_a_device_that_loads_a_graph_gets_no_batch_while_another_has_room():
+    """It would wait for minutes, where a plan is built."""
+    async with loading_slowly() as (engine, backends, _):
+        backends[1].go.set()
+        loading, done = engine._dispatcher.workers
+        await done.do(lambda _: None)  # its turn comes when the graph is loaded
+        await turn_loop()
+        assert done.loading == 0
+        for mark in (1, 2, 3):
+            assert mark_of(await asyncio.wait_for(engine.submit(marked_item(mark)), PATIENCE_S)) == mark
+        assert loading.loading == 1
+
+
 async def test_a_device_lost_while_a_model_is_loaded_does_not_hold_it_up():
     async with loading_slowly() as (engine, backends, task):
         engine._dispatcher.lose(engine._dispatcher.workers[0], "its fan has stopped")
