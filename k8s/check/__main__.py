@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from k8s.check.alerts import survivors, write_mutants
+from k8s.check.dashboard import problems
 from k8s.check.kserve import Models, as_pod, kind_of
 from k8s.check.page import ROUTING, check_envoy, documents
 from k8s.check.queries import of_adapter, of_dashboard, of_scaler, scraping, unanswered, wait_for_scrapes
@@ -161,6 +162,13 @@ class Checks:
         if unnoticed := survivors(done.stdout, written):
             raise CheckFailedError("the tests of the alerts do not notice\n" + "\n".join(unnoticed))
         return f"{said}{len(written)} changed rules, each noticed by a test"
+
+    def dashboard(self) -> str:
+        """The dashboard, in Grafana's own types."""
+        document = json.loads((MONITORING / "dashboard.json").read_text())
+        if wrong := list(problems(document)):
+            raise CheckFailedError("\n".join(wrong))
+        return f"{len(document['panels'])} panels"
 
     def metrics(self) -> str:
         """What a live server says at /metrics, after it has answered an image."""

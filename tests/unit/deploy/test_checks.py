@@ -1,5 +1,6 @@
 """What `make check-k8s` does by itself: rules with one number changed, and queries with their answers."""
 
+import enum
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from k8s.check import dashboard
 from k8s.check.alerts import mutants, survivors, write_mutants
 from k8s.check.queries import POD, Query, of_adapter, of_dashboard, unanswered
 from tests.support.manifests import K8S
@@ -75,3 +77,50 @@ def test_all_queries_are_asked_without_a_variable_left():
     assert not any("$" in query.expression or "<<" in query.expression for query in asked)
     assert any(query.labels == frozenset(POD) for query in asked)
     assert any("outcome" in query.labels for query in asked)
+
+
+class Kind(enum.StrEnum):
+    ONE = "one"
+
+
+class Panel:
+    """As Grafana's package declares its types."""
+
+    title: str
+    kind: Kind | None
+    sizes: list[int | float]
+    more: dict[str, str] | None
+
+    def __init__(self, title: object = "", kind: object = None, sizes: object = (), more: object = None) -> None:
+        self.title, self.kind, self.sizes, self.more = title, kind, sizes, more  # type: ignore[assignment]
+
+    def from_json(self) -> None:
+        """Says that it is one of them."""
+
+
+@pytest.mark.parametrize(
+    ("panel", "said"),
+    [
+        (Panel(sizes=[1, 2.5], kind="one", more={"a": "b"}), None),
+        (Panel(title=7, sizes=[]), "p.title: expected <class 'str'>, found 7"),
+        (Panel(sizes=[], kind="two"), "p.kind: expected "),
+        (Panel(sizes=[1, "2"]), "p.sizes[1]: expected "),
+        (Panel(sizes=[True]), "p.sizes[0]: expected "),
+        (Panel(sizes=[], more={"a": 7}), "p.more.a: expected <class 'str'>, found 7"),
+    ],
+)
+def test_a_value_of_another_type_is_found_where_it_is(panel: Panel, said: str | None):
+    found = list(dashboard.unlike(panel, Panel, "p"))
+    assert [problem.startswith(said or "") for problem in found] == [True] * (said is not None)
+
+
+def test_a_field_that_is_not_written_again_is_none():
+    before = {"a": 1, "b": [{"c": 2}, {"d": 3}]}
+    assert list(dashboard.lost(before, {"a": 1, "b": [{"c": 2}, {}], "e": 0}, "x")) == [
+        "x.b[1]: found d, which is no field"
+    ]
+    assert list(dashboard.lost(before, {"a": 2, "b": []}, "x")) == [
+        "x.a: found 1, which is read as 2",
+        "x.b: found [{'c': 2}, {'d': 3}], which is read as []",
+    ]
+    assert list(dashboard.lost(before, before, "x")) == []
