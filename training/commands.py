@@ -7,6 +7,7 @@ from modeling.weights import WeightsError
 from training.checkpoint import read_header
 from training.config import TrainingConfig
 from training.data.folders import FolderError
+from training.data.pool import PoolError
 from training.loop import source_of
 from training.options import SETTINGS, add_training_options, configured
 from training.parallel import LaunchError, Processes, launch, told_rank
@@ -36,7 +37,7 @@ def configuration(options: argparse.Namespace, folder: Path) -> TrainingConfig:
             if options.init is not None:
                 _say("--init has no effect: the run has begun")
         source_of(config)  # a folder's faults are told before anything starts
-    except (FolderError, WeightsError, FileNotFoundError) as error:
+    except (FolderError, PoolError, WeightsError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     return config
 

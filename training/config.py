@@ -72,6 +72,7 @@ class TrainingConfig:
         inverse_form: The InverseForm loss; by default its weight is 0.
         data_set: A procedural set, unless there is a folder.
         recomposed: How many of its subjects to draw, and put together anew on the device; 0 draws every image.
+        pools: Folders of images made before (`training.data.pool`), instead of a set.
         data_folder: A folder of photographs and mattes (`training.data.folders`); empty for the procedural set.
         augmentation: Of the folder's photographs.
         precision: One of `training.precision.PRECISIONS`.
@@ -98,6 +99,7 @@ class TrainingConfig:
     inverse_form: InverseFormOptions = field(default_factory=InverseFormOptions)
     data_set: str = "train"
     recomposed: int = 0
+    pools: tuple[str, ...] = ()
     data_folder: str = ""
     augmentation: Augmentation = field(default_factory=Augmentation)
     precision: str = "fp32"
@@ -113,6 +115,8 @@ class TrainingConfig:
                 f"expected a backbone rate in [0, 1] and a layer decay in (0, 1], found {self.backbone_rate} and "
                 f"{self.layer_decay}"
             )
+        if bool(self.data_folder) + bool(self.pools) + bool(self.recomposed) > 1:
+            raise ValueError("images come from a folder, from pools, or are recomposed: expected one of them at most")
         ends = [phase.until for phase in self.phases]
         if not ends or sorted(ends) != ends or abs(ends[-1] - 1.0) > 1e-9:
             raise ValueError(f"phases must end at rising shares of the budget, the last at 1, found {ends}")
@@ -137,5 +141,6 @@ class TrainingConfig:
             fine_tuning=FineTuning(**plain.pop("fine_tuning", {})),
             inverse_form=InverseFormOptions(**plain.pop("inverse_form", {})),
             augmentation=Augmentation(**plain.pop("augmentation", {})),
+            pools=tuple(plain.pop("pools", ())),
             **plain,
         )

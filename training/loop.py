@@ -11,6 +11,7 @@ from modeling.weights import load_state
 from training.checkpoint import Ema
 from training.config import Phase, TrainingConfig
 from training.data.photographs import open_folder
+from training.data.pool import PoolSource
 from training.data.recomposition import Recomposition
 from training.data.sets import SETS
 from training.data.stream import Delivery, Source, batches, normalised
@@ -44,16 +45,19 @@ class Examples(NamedTuple):
         return Examples(images, target, None if self.labels is None else self.labels.to(device, non_blocking=True))
 
 
-def source_of(config: TrainingConfig) -> Source:
-    """Where a configuration's images come from.
+def source_of(config: TrainingConfig, workers: int = 0) -> Source:
+    """Where a configuration's images come from; `workers` processes draw what is recomposed.
 
     Raises:
         FolderError: Its folder does not hold what training needs.
+        PoolError: One of its pools is none.
     """
+    if config.pools:
+        return PoolSource(tuple(Path(folder) for folder in config.pools), config.seed)
     if config.data_folder:
         return open_folder(Path(config.data_folder), config.seed, config.augmentation)
     if config.recomposed:
-        return Recomposition(SETS[config.data_set], config.recomposed, config.seed)
+        return Recomposition(SETS[config.data_set], config.recomposed, config.seed, workers)
     return SETS[config.data_set]
 
 
@@ -75,7 +79,7 @@ class Run(Learner[Examples]):
     ) -> None:
         torch.manual_seed(config.seed)
         self.config = config
-        self.source: Source = source or source_of(config)
+        self.source: Source = source or source_of(config, cadence.workers if cadence else 0)
         super().__init__(config, LeanBiRefNet(config.network), folder, cadence, group)
         self._on = self.phase  # of the last step; `phase` is the next one's
         self.inverse_form: InverseForm | None = None

@@ -84,6 +84,7 @@ SETTINGS = (
     plain("rate", "learning_rate", free=True),
     made("data", "data_folder", lambda folder: str(folder.absolute()), free=True),
     plain("set", "data_set"),
+    made("pool", "pools", lambda folders: tuple(str(folder.absolute()) for folder in folders), free=True),
     plain("recomposed"),
     made("augment", "augmentation", parse_augmentation),
     Setting("loss", frozenset({"loss", "fine_tuning"}), _with_loss),
@@ -126,6 +127,7 @@ def add_training_options(train: argparse.ArgumentParser) -> None:
     """Add what decides a run's outcome; what is not named is None, so that a resumed run can tell."""
     train.add_argument("--data", type=Path, metavar="FOLDER", help="photographs and mattes; docs/training.md: layouts")
     train.add_argument("--set", choices=TRAINING_SETS, help="procedural set, without --data (default train)")
+    train.add_argument("--pool", type=Path, nargs="+", metavar="FOLDER", help="images made by `pool`, for many rounds")
     train.add_argument(
         "--recomposed", type=int, metavar="N", help="draw N of its subjects, and put them together anew on the device"
     )

@@ -52,6 +52,7 @@ SECTIONS: Mapping[str, Section] = {
     "finish": Section(("finishing", "measure_finish"), 40),
     "official": Section(("official", "measure_official"), 420),
     "train": Section(("jobs", "train_refiner"), 120),  # and its minutes
+    "train_matte": Section(("jobs", "train_matte"), 240),  # and its minutes
 }
 
 
@@ -98,7 +99,7 @@ def _measure(arguments: argparse.Namespace, report: Report, device: torch.device
         found,
     )
     for name in arguments.section or SECTIONS:
-        needed = SECTIONS[name].seconds + (60 * context.minutes if name == "train" else 0)
+        needed = SECTIONS[name].seconds + (60 * context.minutes if name.startswith("train") else 0)
         if not arguments.dry_run and report.elapsed_s + needed > arguments.limit:
             report.skip(
                 name, f"it takes about {needed:.0f} s, and {report.elapsed_s:.0f} of {arguments.limit:.0f} s are gone"
@@ -116,8 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="rehearse on the CPU with tiny networks")
     parser.add_argument("--limit", type=float, default=570.0, help="seconds of this call (default 570)")
     parser.add_argument("--folder", type=Path, help="where artifacts and checkpoints go, kept for the next call")
-    parser.add_argument("--minutes", type=float, default=5.0, help="of training, in the section train (default 5)")
-    parser.add_argument("--init", type=Path, help="weights of the refiner that training goes on from")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of each training (default 5)")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="weights that training goes on from (train_matte: the package's)",
+    )
     parser.add_argument("--official", type=Path, help="checkout of github.com/ZhengPeng7/BiRefNet")
     parser.add_argument("--artifact", type=Path, help="exported with --precision fp16, for its row of the parity")
     parser.add_argument("--no-tuning", action="store_true", help="take the launches of kernels that are shipped")

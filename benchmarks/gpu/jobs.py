@@ -1,4 +1,4 @@
-"""Sections that are commands of the repository: `tests` (`pytest -m gpu`) and `train` (the refiner)."""
+"""Sections that are commands of the repository: `tests` (`pytest -m gpu`), `train` (the refiner), `train_matte`."""
 
 import csv
 import shutil
@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.subjects import ROOT, Context
+from benchmarks.gpu.subjects import EMBEDDED_WEIGHTS, ROOT, Context
 
 _KERNEL_TESTS = ("tests/parity/test_fused_kernels.py", "tests/parity/test_fused_network.py")
 _LAST = 4000  # characters of a command's output that are kept
 _BATCH, _WORKERS = 64, 15
+_MATTE_PHASES = "256x64:0.6,384x32:1"
 
 
 def run_tests(context: Context) -> None:
@@ -56,13 +57,44 @@ def train_refiner(context: Context) -> None:
     context.report.measure({"name": "evaluate"}, lambda: _ran(score, limit_s=240))
     if not context.dry:
         context.report.measure({"name": "curve"}, lambda: _ran(curve, limit_s=60))
-        _keep(folder, context.out)
+    _keep(folder, context.out)
+
+
+def train_matte(context: Context) -> None:
+    """Train the embedded matte network from what is committed, on images that the GPU puts together."""
+    folder, minutes = context.folder / "matte", context.minutes
+    init = context.init or EMBEDDED_WEIGHTS
+    options = ["--device", "cuda", "--bf16", "--set", "rich", "--recomposed", "6000", "--workers", str(_WORKERS)]
+    options += ["--phases", _MATTE_PHASES, "--rate", "1.5e-3", "--seed", "51", "--init", str(init)]
+    budget = ["--hours", str(minutes / 60)]
+    if context.dry:
+        options = ["--phases", "64x4:1", "--set", "rich", "--recomposed", "4", "--init", str(init)]
+        budget = ["--steps", "1"]
+    train = ["-m", "training", "train", *options, *budget, "--out", str(folder)]
+    weights = ["-m", "training", "weights", str(folder / "last.safetensors")]
+    score = ["-m", "training", "evaluate", str(folder / "matte.safetensors"), "--out", str(folder / "report")]
+    score += ["--count", "1", "--size", "64"] if context.dry else ["--count", "200", "--workers", "8"]
+    curve = ["-m", "training", "curve", str(folder / "log.csv"), "--out", str(folder / "curve.png")]
+    command = f"python {' '.join(train)}"
+
+    def run() -> dict[str, Any]:
+        found = _ran(train, limit_s=60 * minutes + 120)
+        _ran([*weights, "--out", str(folder / "matte.safetensors"), "--command", command], limit_s=60)
+        shutil.copy(folder / "matte.safetensors", context.out / "matte.safetensors")
+        return {**found, "command": command, **_progress(folder / "log.csv")}
+
+    if context.report.measure({"name": "train matte"}, run) is None:
+        return
+    context.report.measure({"name": "evaluate matte"}, lambda: _ran(score, limit_s=240))
+    if not context.dry:
+        context.report.measure({"name": "curve matte"}, lambda: _ran(curve, limit_s=60))
+    _keep(folder, context.out)
 
 
 def _keep(folder: Path, out: Path) -> None:
-    for name in ("log.csv", "curve.png"):
+    for name in ("log.csv", "curve.png", "report/evaluation.json"):
         if (folder / name).exists():
-            shutil.copy(folder / name, out / f"refiner-{name}")
+            shutil.copy(folder / name, out / f"{folder.name}-{Path(name).name}")
     shutil.rmtree(folder)
 
 

@@ -101,10 +101,11 @@ def test_what_cannot_be_measured_here_says_why(rehearsal: dict[str, Any]) -> Non
 @pytest.mark.timeout(1200)
 def test_a_rehearsal_of_what_runs_in_processes_of_its_own(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    assert main(["--dry-run", "--out", str(out), "--section", "tests", "server", "train"]) == 0
+    assert main(["--dry-run", "--out", str(out), "--section", "tests", "server", "train", "train_matte"]) == 0
     result = valid(out)
     assert all(row["measured"] for name in result["sections"] for row in rows_of(result, name)), result["sections"]
-    assert (tmp_path / "refiner.safetensors").exists()
+    for name in ("refiner.safetensors", "refiner-log.csv", "matte.safetensors", "matte-log.csv"):
+        assert (tmp_path / name).exists(), name
 
 
 def test_every_section_has_its_place_in_the_schema() -> None:
