@@ -30,6 +30,8 @@ def configuration(options: argparse.Namespace, folder: Path) -> TrainingConfig:
         else:
             stored, progress = read_header(checkpoint)
             config, flags = changed(stored, options, SETTINGS)
+            if options.classes and not stored.classes:
+                raise SystemExit("--classes: the run goes on with its network, which has no auxiliary head")
             spent = config.budget.share(progress.step, progress.elapsed)
             _say(f"resuming at step {progress.step}, {spent:.1%} of the budget")
             if flags:

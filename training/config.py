@@ -75,6 +75,7 @@ class TrainingConfig:
         pools: Folders of images made before (`training.data.pool`), instead of a set.
         data_folder: A folder of photographs and mattes (`training.data.folders`); empty for the procedural set.
         augmentation: Of the folder's photographs.
+        classes: Names of what the auxiliary head tells apart; empty where no class is learned.
         precision: One of `training.precision.PRECISIONS`.
         accumulate: Batches whose gradients' mean makes one update.
         backbone_rate: Of the backbone's last stage, as a factor of the rate; 0 freezes the backbone.
@@ -102,6 +103,7 @@ class TrainingConfig:
     pools: tuple[str, ...] = ()
     data_folder: str = ""
     augmentation: Augmentation = field(default_factory=Augmentation)
+    classes: tuple[str, ...] = ()
     precision: str = "fp32"
     accumulate: int = 1
     backbone_rate: float = 1.0
@@ -109,6 +111,11 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
+        if self.classes and len(self.classes) != self.network.auxiliary_classes:
+            raise ValueError(
+                f"expected a name for each class of the auxiliary head, found {len(self.classes)} names and "
+                f"{self.network.auxiliary_classes} classes"
+            )
         check_accumulate(self.accumulate)
         if not (0 <= self.backbone_rate <= 1 and 0 < self.layer_decay <= 1):
             raise ValueError(
@@ -139,6 +146,7 @@ class TrainingConfig:
             budget=Budget(**plain.pop("budget")),
             loss=LossWeights(**plain.pop("loss")),
             fine_tuning=FineTuning(**plain.pop("fine_tuning", {})),
+            classes=tuple(plain.pop("classes", ())),
             inverse_form=InverseFormOptions(**plain.pop("inverse_form", {})),
             augmentation=Augmentation(**plain.pop("augmentation", {})),
             pools=tuple(plain.pop("pools", ())),

@@ -10,20 +10,24 @@ from torch import Tensor
 from modeling.weights import load_state
 from training.checkpoint import Ema
 from training.config import Phase, TrainingConfig
+from training.data.folders import FolderError
 from training.data.photographs import open_folder
 from training.data.pool import PoolSource
 from training.data.recomposition import Recomposition
 from training.data.sets import SETS
-from training.data.stream import Delivery, Source, batches, normalised
+from training.data.stream import Delivery, Labelled, Source, batches, classes_of, normalised
 from training.lean import LeanBiRefNet
 from training.learner import Cadence, Learner, Outcome
 from training.losses.inverse_form import InverseForm
-from training.objective import step_loss
+from training.objective import class_loss, step_loss
 from training.optimizer import backbone_factor
 from training.pace import Pace
 from training.parallel import Group
 
 __all__ = ["Cadence", "Examples", "Run", "source_of"]
+
+
+_NAMED = 5
 
 
 class Examples(NamedTuple):
@@ -45,20 +49,36 @@ class Examples(NamedTuple):
         return Examples(images, target, None if self.labels is None else self.labels.to(device, non_blocking=True))
 
 
+def _check_classes(learned: tuple[str, ...], named: tuple[str, ...]) -> None:
+    """Refuse data that does not name what is learned, or names something else, too.
+
+    Raises:
+        FolderError: Says which.
+    """
+    if not learned:
+        return
+    if unknown := sorted(set(named) - set(learned)):
+        raise FolderError(f"expected the classes that the run began with, found others: {', '.join(unknown[:_NAMED])}")
+    if not named:
+        raise FolderError("expected data that names the classes that the run learns, found none that does")
+
+
 def source_of(config: TrainingConfig, workers: int = 0) -> Source:
     """Where a configuration's images come from; `workers` processes draw what is recomposed.
 
     Raises:
-        FolderError: Its folder does not hold what training needs.
+        FolderError: Its folder does not hold what training needs, or other classes than the run learns.
         PoolError: One of its pools is none.
     """
+    source: Source = SETS[config.data_set]
     if config.pools:
-        return PoolSource(tuple(Path(folder) for folder in config.pools), config.seed)
-    if config.data_folder:
-        return open_folder(Path(config.data_folder), config.seed, config.augmentation)
-    if config.recomposed:
-        return Recomposition(SETS[config.data_set], config.recomposed, config.seed, workers)
-    return SETS[config.data_set]
+        source = PoolSource(tuple(Path(folder) for folder in config.pools), config.seed)
+    elif config.data_folder:
+        source = open_folder(Path(config.data_folder), config.seed, config.augmentation)
+    elif config.recomposed:
+        source = Recomposition(SETS[config.data_set], config.recomposed, config.seed, workers)
+    _check_classes(config.classes, classes_of(source))
+    return source
 
 
 class Run(Learner[Examples]):
@@ -97,10 +117,14 @@ class Run(Learner[Examples]):
     def begin_from(self, state: Mapping[str, Tensor]) -> None:
         """Start a fresh run from trained weights instead of random ones; the average starts from them too.
 
+        The auxiliary head may begin at random: no released checkpoint has one.
+
         Raises:
             WeightsError: They are of another network.
         """
-        load_state(self.network, state)
+        own = self.network.state_dict()
+        head = {name: value for name, value in own.items() if name.startswith("cls_head.")}
+        load_state(self.network, {**head, **state})
         self.ema = Ema(self.network, self.config.ema_decay)
 
     def stream(self) -> Iterator[list[Examples]]:
@@ -111,14 +135,24 @@ class Run(Learner[Examples]):
             first, workers = self.progress.next_index, self.cadence.workers
             found = batches(self.source, phase.size, phase.batch, first, workers, delivery)
             while self.phase is phase:
-                yield [Examples(*next(found)).to(self.device) for _ in range(self.config.accumulate)]
+                first = self.progress.next_index
+                starts = range(first, first + self.config.accumulate * phase.batch, phase.batch)
+                indices = [range(start, start + phase.batch)[delivery.mine] for start in starts]
+                yield [Examples(*next(found), self._labels(each)).to(self.device) for each in indices]
+
+    def _labels(self, indices: range) -> Tensor | None:
+        if not self.config.classes or not isinstance(self.source, Labelled):
+            return None
+        names = [self.source.label(index) for index in indices]
+        return torch.tensor([-1 if name is None else self.config.classes.index(name) for name in names])
 
     def loss(self, batch: Examples) -> Outcome:
-        images, target, _ = batch
+        images, target, labels = batch
         planes = normalised(images)
         with self.autocast():
             outputs = self.network(planes)
         loss = step_loss(outputs, planes, target, self.config, self.share, self.inverse_form)
+        loss = loss + class_loss(outputs, labels, self.config)
         error = (torch.sigmoid(outputs.logits.detach().float()) - target).abs().mean()
         return Outcome(loss, {"mae": error}, len(images))
 

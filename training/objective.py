@@ -6,9 +6,22 @@ from torch import Tensor
 from modeling.birefnet.decoder import image_laplacian
 from modeling.birefnet.network import TrainingOutputs
 from training.config import TrainingConfig
-from training.losses import gradient_label, gradient_supervision, multi_stage
+from training.losses import classification, gradient_label, gradient_supervision, multi_stage
 from training.losses.inverse_form import InverseForm
 from training.losses.refine_mask import SIDE_OUTPUTS, staged
+
+
+def class_loss(outputs: TrainingOutputs, labels: Tensor | None, config: TrainingConfig) -> Tensor | float:
+    """The auxiliary classification's part of the objective; 0 where no class is learned.
+
+    Args:
+        outputs: Of the network in training mode.
+        labels: (B,) int64, -1 where an image has none; None where no class is learned.
+        config: Its weight.
+    """
+    if labels is None or outputs.class_logits is None:
+        return 0.0
+    return config.loss_scale * config.loss.classification * classification(outputs.class_logits.float(), labels)
 
 
 def step_loss(

@@ -8,6 +8,8 @@ from modeling.birefnet.config import BiRefNetConfig
 from modeling.weights import load_network
 from training.config import NETWORKS, Budget, Phase, TrainingConfig
 from training.data.augmentation import NONE, Augmentation
+from training.data.stream import classes_of
+from training.loop import source_of
 from training.losses import FINE_TUNING, PRESETS, LossWeights
 from training.losses.inverse_form import DISTANCES
 from training.precision import PRECISIONS
@@ -115,7 +117,23 @@ def configured(options: argparse.Namespace) -> TrainingConfig:
         fine_tuning=FINE_TUNING["general"],
         augmentation=parse_augmentation(_AUGMENTED),
     )
-    return named(config, options, SETTINGS)
+    return _with_classes(named(config, options, SETTINGS), options.classes)
+
+
+def _with_classes(config: TrainingConfig, wanted: bool) -> TrainingConfig:
+    """With an auxiliary head for the classes that the data names, if it is asked for or the network has one."""
+    held = config.network.auxiliary_classes
+    if not config.loss.classification or (held is None and not wanted):
+        return config
+    names = classes_of(source_of(config))
+    if not names:
+        raise SystemExit(
+            "--classes: expected data that names its classes, a procedural set or files with DIS5K's names "
+            "(1#Accessories#1#Bag#....jpg), found none; with --weights classification=0 the head learns nothing"
+        )
+    if held not in {None, len(names)}:
+        raise SystemExit(f"--init: expected an auxiliary head of the data's {len(names)} classes, found {held}")
+    return replace(config, network=replace(config.network, auxiliary_classes=len(names)), classes=names)
 
 
 def _network_of(weights: Path) -> BiRefNetConfig:
@@ -139,6 +157,11 @@ def add_training_options(train: argparse.ArgumentParser) -> None:
     train.add_argument("--init", type=Path, help="weights file to begin from, such as an official checkpoint")
     train.add_argument(
         "--patch-order", choices=("current", "legacy"), help="of --init (what the weights say); docs/export.md"
+    )
+    train.add_argument(
+        "--classes",
+        action="store_true",
+        help="let an auxiliary head learn what the subject is, as the data names it",
     )
     train.add_argument("--size", type=int, help=f"working size of the last phase (default {_SIZE})")
     train.add_argument("--phases", help="SIZExBATCH:SHARE,... instead of the default three")

@@ -46,6 +46,14 @@ def _family(rng: Rng) -> str:
     return subjects.drawn_family(rng, subjects.FAMILIES if rng.uniform() < 0.55 else subjects.RICH_FAMILIES)
 
 
+def _first_family(rng: Rng) -> str:
+    return subjects.drawn_family(rng, subjects.FAMILIES)
+
+
+def _rich_family(rng: Rng) -> str:
+    return subjects.drawn_family(rng, subjects.RICH_FAMILIES)
+
+
 def _finished(stage: Stage, layer: Layer, behind: Image, sits: bool) -> Scene:
     """The layer, whose colours are final, with its shadow on the background."""
     behind = shadowed(stage.lighting, behind, layer.alpha, stage.light, sits)
@@ -61,7 +69,7 @@ def _drawn(stage: Stage, parts: list[Part]) -> Layer:
 def _objects(stage: Stage) -> Scene:
     """One of the newer families."""
     rng = stage.subject
-    subject = subjects.draw(rng, subjects.drawn_family(rng, subjects.RICH_FAMILIES))
+    subject = subjects.draw(rng, _rich_family(rng))
     layer = _drawn(stage, subjects.framed(subject, rng))
     return _finished(stage, layer, backdrop(stage, subject.sits), subject.sits)
 
@@ -137,13 +145,17 @@ def _lowest(parts: list[Part]) -> float:
     return max(float(curve[:, 1].max()) for part in parts for curve in (*part.contours, *part.strands))
 
 
-def _camouflage(stage: Stage) -> Scene:
-    """A subject with the very surface of its background; its shading, a slight difference and its shadow betray it."""
-    rng, size = stage.subject, stage.size
+def _thick_family(rng: Rng) -> str:
     family = _family(rng)
     while family in _THIN:
         family = _family(rng)
-    subject = subjects.draw(rng, family)
+    return family
+
+
+def _camouflage(stage: Stage) -> Scene:
+    """A subject with the very surface of its background; its shading, a slight difference and its shadow betray it."""
+    rng, size = stage.subject, stage.size
+    subject = subjects.draw(rng, _thick_family(rng))
     parts = [replace(p, material=_greyed(p)) for p in subjects.framed(subject, rng)]
     layer = render(parts, size, stage.light, stage.surfaces)
     own = stage.background
@@ -236,9 +248,28 @@ def compose(index: int, size: int, seed: int, level: Level, mixture: Mixture) ->
 
     A mixture of plain scenes only is `training.data.scene.compose`.
     """
-    names = list(mixture)
-    kind = names[0]
-    if len(names) > 1:
-        kind = names[int(np.random.default_rng([seed, index, 3]).choice(len(names), p=list(mixture.values())))]
     stage = begin(index, size, seed, level)
-    return KINDS[kind](stage), stage.camera
+    return KINDS[_kind(index, seed, mixture)](stage), stage.camera
+
+
+def _kind(index: int, seed: int, mixture: Mixture) -> str:
+    names = list(mixture)
+    if len(names) == 1:
+        return names[0]
+    return names[int(np.random.default_rng([seed, index, 3]).choice(len(names), p=list(mixture.values())))]
+
+
+_NAMED: dict[str, Callable[[Rng], str]] = {
+    "plain": _first_family,
+    "objects": _rich_family,
+    "blur": _family,
+    "several": _family,
+    "camouflage": _thick_family,
+}
+"""Of the kinds whose subject is of one family that is drawn first: how."""
+
+
+def family_of(index: int, seed: int, level: Level, mixture: Mixture) -> str | None:
+    """Which family the subject of `compose` is of; None where it is of none, or of several."""
+    named = _NAMED.get(_kind(index, seed, mixture))
+    return None if named is None else named(begin(index, 1, seed, level).subject)

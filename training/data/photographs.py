@@ -15,6 +15,8 @@ from training.data.folders import Cutout, Example, FolderError, Pair, find_examp
 from training.data.raster import Light, Plane
 from training.data.shapes import Rng
 
+_DIS_FIELDS = 5
+
 
 class FolderSource:
     """The photographs of a folder, in an order that depends on the seed: each once, then each again in another order.
@@ -37,12 +39,8 @@ class FolderSource:
         Raises:
             FolderError: The file is not a picture, or not of the kind its folder asks for.
         """
-        round_, place = divmod(index, len(self.examples))
         rng = np.random.default_rng([self.seed, index])
-        if self.augmentation is None:
-            example = self.examples[place]
-        else:
-            example = self.examples[_order(len(self.examples), self.seed, round_)[place]]
+        example = self._example(index)
         image, alpha = _pair(example) if isinstance(example, Pair) else _composed(rng, example)
         how = self.augmentation or NONE
         if isinstance(example, Cutout) and self.augmentation is not None:
@@ -50,6 +48,26 @@ class FolderSource:
         image, alpha = _squashed(image, size), _squashed(alpha, size)
         image, alpha = augment(rng, image, alpha, how)
         return _squashed(image, size), _squashed(alpha, size)
+
+    def _example(self, index: int) -> Example:
+        round_, place = divmod(index, len(self.examples))
+        if self.augmentation is None:
+            return self.examples[place]
+        return self.examples[_order(len(self.examples), self.seed, round_)[place]]
+
+    def classes(self) -> tuple[str, ...]:
+        """The classes that file names give, sorted: those of DIS5K's training set in the official order."""
+        return tuple(sorted({name for name in map(_class, self.examples) if name is not None}))
+
+    def label(self, index: int) -> str | None:
+        """The class of one index, if its file's name gives one."""
+        return _class(self._example(index))
+
+
+def _class(example: Example) -> str | None:
+    """DIS5K names files `1#Accessories#1#Bag#2339506821_83cf9f1d22_o.jpg`: the fourth field is the class."""
+    fields = example.image.stem.split("#")
+    return fields[3] if len(fields) >= _DIS_FIELDS else None
 
 
 def open_folder(root: Path, seed: int, augmentation: Augmentation | None) -> FolderSource:

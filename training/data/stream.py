@@ -32,6 +32,22 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Labelled(Protocol):
+    """A source that knows what its subjects are."""
+
+    def classes(self) -> tuple[str, ...]:
+        """The names of all classes, in an order that depends on the data alone; empty where it names none."""
+
+    def label(self, index: int) -> str | None:
+        """The class of one index's subject, if it has one."""
+
+
+def classes_of(source: "Source") -> tuple[str, ...]:
+    """The classes that a source names; empty where it names none."""
+    return source.classes() if isinstance(source, Labelled) else ()
+
+
+@runtime_checkable
 class BatchSource(Protocol):
     """A source that makes whole batches itself, wherever it likes."""
 

@@ -32,6 +32,7 @@ class LossWeights:
         structure: F3Net's structure loss.
         contour: Active contour loss.
         refine_mask: RefineMask's rule on the side outputs of the whole network.
+        classification: Cross-entropy of the auxiliary classes, where the network has the head and the data names them.
     """
 
     bce: float = 30.0
@@ -42,6 +43,7 @@ class LossWeights:
     structure: float = 0.0
     contour: float = 0.0
     refine_mask: float = 0.0
+    classification: float = 5.0
 
 
 PRESETS: dict[str, LossWeights] = {
