@@ -117,6 +117,8 @@ class TrainingConfig:
                 f"{self.network.auxiliary_classes} classes"
             )
         check_accumulate(self.accumulate)
+        if self.recomposed < 0:
+            raise ValueError(f"expected 0 subjects or more to put together anew, found {self.recomposed}")
         if not (0 <= self.backbone_rate <= 1 and 0 < self.layer_decay <= 1):
             raise ValueError(
                 f"expected a backbone rate in [0, 1] and a layer decay in (0, 1], found {self.backbone_rate} and "

@@ -101,6 +101,8 @@ class Run(Learner[Examples]):
         self.config = config
         self.source: Source = source or source_of(config, cadence.workers if cadence else 0)
         super().__init__(config, LeanBiRefNet(config.network), folder, cadence, group)
+        if isinstance(self.source, Recomposition):
+            self.source.put_on(self.device)
         self._on = self.phase  # of the last step; `phase` is the next one's
         self.inverse_form: InverseForm | None = None
         if config.inverse_form.weight:

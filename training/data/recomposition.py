@@ -100,7 +100,7 @@ def recomposed(bank: Bank, seed: int, indices: Sequence[int]) -> Batch:
 
 
 class Recomposition:
-    """A procedural set put together anew, as a source of batches on the GPU, or on the processor where there is none.
+    """A procedural set put together anew, as a source of batches; on the processor, unless it is put elsewhere.
 
     A bank is made when its size is first asked for; the last one is kept.
     """
@@ -108,14 +108,18 @@ class Recomposition:
     def __init__(self, source: ProceduralSet, count: int, seed: int, workers: int = 0) -> None:
         """Take the set, how many of its subjects to draw, the seed, and how many processes draw."""
         self.source, self.count, self.seed, self.workers = source, count, seed, workers
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device("cpu")
         self._size = 0
         self._bank: Bank | None = None
+
+    def put_on(self, device: torch.device) -> None:
+        """Make batches on a device."""
+        self._device, self._bank = device, None
 
     def bank(self, size: int) -> Bank:
         """The bank of one size, on the device."""
         if self._bank is None or self._size != size:
-            self._bank = make_bank(self.source, self.count, size, self.workers).to(self.device)
+            self._bank = make_bank(self.source, self.count, size, self.workers).to(self._device)
             self._size = size
         return self._bank
 

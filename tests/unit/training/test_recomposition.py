@@ -22,6 +22,7 @@ from training.data.sensor import blurred, camera, jpeg
 from training.data.sets import SETS
 from training.data.stream import Delivery, batches
 from training.loop import Run
+from training.parallel import Group
 
 CPU = torch.device("cpu")
 
@@ -78,7 +79,6 @@ def test_an_index_is_one_image_whatever_the_batch(bank):
 
 def test_a_source_of_batches_makes_them_itself():
     source = Recomposition(SETS["rich"], 4, 9)
-    source.device = CPU
     stream = batches(source, 32, 4, 8, 0, Delivery(slice(2, 4)))
     for first in (10, 14):
         images, alphas = next(stream)
@@ -91,11 +91,21 @@ def test_a_source_of_batches_makes_them_itself():
     assert source.bank(32) is source.bank(32)
 
 
+def test_a_process_that_draws_does_not_change_what_is_drawn():
+    alone, drawn = Recomposition(SETS["rich"], 4, 9), Recomposition(SETS["rich"], 4, 9, workers=1)
+    for expected, found in zip(alone.batch([3, 4], 32), drawn.batch([3, 4], 32), strict=True):
+        assert torch.equal(expected, found)
+
+
+def test_fewer_than_no_subjects_are_refused():
+    with pytest.raises(ValueError, match="found -1"):
+        tiny_config(recomposed=-1)
+
+
 def test_a_run_learns_from_what_is_put_together(tmp_path):
     config = tiny_config(data_set="rich", recomposed=4)
     run = Run(config, tmp_path)
     assert isinstance(run.source, Recomposition)
-    run.source.device = CPU
     before = [parameter.clone() for parameter in run.network.parameters()]
     run.train(stop_after=2)
     assert run.progress.step == 2
@@ -209,6 +219,13 @@ def test_the_commands_show_and_measure(tmp_path, capsys, threads):
     told = capsys.readouterr().out
     assert "rich, 32 pixels, one core" in told
     assert "put together anew on cpu, 2 at once" in told
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_takes_its_batches_from_there(tmp_path):
+    run = Run(tiny_config(data_set="rich", recomposed=4), tmp_path, group=Group(device=torch.device("cuda")))
+    images, _ = next(iter(batches(run.source, 32, 2, 0, 0)))
+    assert images.device.type == "cuda"
 
 
 @pytest.mark.gpu
