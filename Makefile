@@ -85,7 +85,7 @@ replay-image: ## Replay the steps of TARGET (cpu) of the Dockerfile without Dock
 	$(PYTHON) docker/replay.py $(or $(TARGET),cpu)
 
 .PHONY: replay-images
-replay-images: ## Replay all targets, one after the other: 15 GB of scratch space
+replay-images: ## Replay all targets, one after the other, in 6 GB of scratch space
 	for target in cpu gpu tensorrt export dev; do $(PYTHON) docker/replay.py $$target || exit; done
 
 .PHONY: image-digests

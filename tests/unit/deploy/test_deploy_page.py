@@ -55,6 +55,15 @@ def test_targets_and_tags_are_those_of_the_manifests(command):
     assert f"newTag: {found}" in text
 
 
+def test_every_target_is_weighed():
+    weighed = re.findall(r"^\| `(\w+)` \| \d+ MB", PAGE, re.M)
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "Dockerfile").read_text(), re.M)
+    (loop,) = re.findall(r"for target in ([a-z ]+);", (ROOT / "Makefile").read_text())
+    shared = {"wheel", "runtime", *(name for name in stages if name.endswith("-packages"))}
+    assert weighed == loop.split()
+    assert set(weighed) == set(stages) - shared
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make ")])
 def test_targets_of_make_are_there(command):
     assert re.search(rf"^{words(command)[1]}:", (ROOT / "Makefile").read_text(), re.M)
