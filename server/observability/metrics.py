@@ -204,6 +204,7 @@ class Metrics:
     def device_opened(self, name: str) -> None:
         """Publish a device: its series exist before its first batch and its first fault."""
         self._device_up.labels(name).set(1)
+        self.device.introduce(name)
         self.device_batches.labels(name)
         for kind in FAULTS:
             self.faults.labels(kind, name)

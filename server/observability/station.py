@@ -89,6 +89,11 @@ class Station:
                 self._running.discard(task)
                 self._release(task.items, task.kind)
 
+    def introduce(self, worker: str) -> None:
+        """A worker that has done nothing yet is one of `busy_by`, too."""
+        with self._lock:
+            self._worker_s.setdefault(worker, 0.0)
+
     def busy_by(self) -> dict[str, float]:
         """As `busy_s`, of each worker that has a name."""
         with self._lock:

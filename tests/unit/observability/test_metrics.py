@@ -124,6 +124,7 @@ def test_devices_have_series_of_their_own_before_anything_happens_on_them():
     metrics.device_opened("gpu:0")
     assert [counted(metrics, "birefnet_faults_total", kind=kind, device="gpu:0") for kind in FAULTS] == [0] * 4
     assert counted(metrics, "birefnet_device_batches_total", device="gpu:0") == 0
+    assert counted(metrics, "birefnet_device_busy_seconds_total", device="gpu:0") == 0
     assert counted(metrics, "birefnet_device_up", device="gpu:0") == 1
     metrics.device_lost("gpu:0")
     assert counted(metrics, "birefnet_device_up", device="gpu:0") == 0
