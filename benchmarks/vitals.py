@@ -3,8 +3,9 @@
 import threading
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import fmean
 
@@ -14,6 +15,7 @@ from tests.support.processes import LiveServer
 
 _SAMPLE_S = 0.25
 _KIB = 1024
+_NICE = 16  # of the fields of `/proc/PID/stat` behind the name
 
 
 def metrics(live: LiveServer) -> dict[str, float]:
@@ -49,6 +51,35 @@ def processor_s(pid: int) -> float:
     """Processor time of a process so far, of all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100  # ticks of Linux are hundredths
+
+
+def thread_times(pid: int) -> dict[str, float]:
+    """Processor seconds of a process so far, by what its threads are for; of those that live.
+
+    Threads have no names that the kernel knows. The event loop runs in the first one, those that compute give way to
+    the others (`compute_niceness`), and what is left are that for headers and gRPC's own.
+    """
+    found: defaultdict[str, float] = defaultdict(float)
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        rest = (task / "stat").read_text(encoding="ascii").rpartition(")")[2]
+        if int(task.name) == pid:
+            group = "event loop"
+        elif int(rest.split()[_NICE]) > 0:
+            group = "pixels and device"
+        else:
+            group = "headers and gRPC"
+        found[group] += int((task / "schedstat").read_text(encoding="ascii").split()[0]) / 1e9
+    return dict(found)
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started and that live."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            if int(path.read_text(encoding="ascii").rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return sorted(found)
 
 
 class Memory:

@@ -18,7 +18,11 @@ class KeyRing:
     """Finds the account of a key. The file may change at any time; one that is broken changes nothing."""
 
     def __init__(
-        self, path: Path, megapixels_per_minute: float | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        path: Path,
+        megapixels_per_minute: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        content: bytes | None = None,
     ) -> None:
         """Read the file.
 
@@ -26,6 +30,7 @@ class KeyRing:
             path: Of the file, in the form that `parse_keys` reads.
             megapixels_per_minute: Rate limit of accounts whose rows give none; None is no limit.
             clock: Monotonic seconds, for the rate limits.
+            content: What another process has found in the file; then it is not read here.
 
         Raises:
             KeysError: The file cannot be read, or is not what it should be.
@@ -36,11 +41,20 @@ class KeyRing:
         self._accounts: dict[str, Account] = {}
         self._rows: tuple[tuple[bytes, Account], ...] = ()
         self._seen: bytes | str = ""
-        content = self.read()
-        if isinstance(content, str):
-            raise KeysError(content)
-        self._seen = content
-        self._use(content)
+        found = self.read() if content is None else content
+        if isinstance(found, str):
+            raise KeysError(found)
+        self._seen = found
+        self._use(found)
+
+    @property
+    def content(self) -> bytes:
+        """Of the file, as it holds now: the last that was not broken."""
+        return self._content
+
+    def account(self, name: str) -> Account | None:
+        """The account of a name that some key of the file belongs to."""
+        return self._accounts.get(name)
 
     def read(self) -> bytes | str:
         """What the file holds now, or why it cannot be read. Blocks: not for the event loop."""
@@ -90,5 +104,6 @@ class KeyRing:
             accounts[row.name].limit_to(self._default_limit if limit is None else limit)
         for name in self._accounts.keys() - accounts.keys():
             self._accounts[name].withdrawn = True
+        self._content = content
         self._accounts = accounts
         self._rows = tuple((row.digest, accounts[row.name]) for row in rows)

@@ -3,12 +3,13 @@
 import socket
 
 
-def bind_socket(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """Take a TCP port, without listening yet.
 
     Args:
         host: Name or address; of several addresses the first.
         port: 0 takes a free one.
+        shared: Whether other processes of this user may take it, too, if they say the same.
 
     Raises:
         OSError: It cannot be taken; the message says which and why.
@@ -22,6 +23,8 @@ def bind_socket(host: str, port: int) -> socket.socket:
     try:
         # A port whose last connections still time out is free; one that somebody listens on is not.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(address)
     except OSError as error:
         bound.close()

@@ -1,19 +1,20 @@
-"""What the composition root hands to both transports, and the little that both do alike."""
+"""What the composition root hands to both transports, and the little that both do alike.
+
+What stands behind them may be in another process (`server.frontends`); so whatever asks it is awaited.
+"""
 
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from server.access import Gate
-from server.engine.uploads import Uploads
-from server.observability.metrics import Metrics
+from server.engine.quotas import ModelLimits
 from server.observability.tracing import Tracing
 from server.pipeline.request import SegmentRequest, SegmentResult
-from server.pipeline.roster import Roster
-from server.pipeline.shadow import Shadow
+from server.pipeline.study import ShadowPlan
 
 _ENVELOPE_BYTES = 64 * 1024  # of a message beside its image
 
@@ -29,6 +30,58 @@ class Segmenter(Protocol):
         ...
 
 
+class Arriving(Protocol):
+    """One body on its way, as `server.engine.uploads.Arrival` says it."""
+
+    async def reserve(self, most: int) -> None:
+        """Wait until there is room for so many bytes."""
+        ...
+
+    async def add(self, size: int) -> None:
+        """So many more bytes are here, or a `ServerError` where there is no room for them."""
+        ...
+
+
+class Entrance(Protocol):
+    """The gate that is passed before anything is read; whoever is refused there is counted."""
+
+    def receive(self, announced: int = 0) -> AbstractAsyncContextManager[Arriving]:
+        """Read a body while the context is open, or a `ServerError`."""
+        ...
+
+    def stream(self) -> AbstractAsyncContextManager[None]:
+        """Have a stream open as long as the context is, or a `ServerError`."""
+        ...
+
+
+class Counting(Protocol):
+    """The metrics, as transports see them."""
+
+    def count_request(self, transport: str, outcome: str) -> None:
+        """Count one answered request: `ok`, or the public code of its error."""
+        ...
+
+    async def page(self) -> tuple[bytes, str]:
+        """The body of `/metrics` and its content type."""
+        ...
+
+
+class Admin(Protocol):
+    """What administrators may see and change: `server.pipeline.roster` and `server.pipeline.shadow` say it."""
+
+    async def models(self) -> list[dict[str, Any]]: ...
+
+    async def put_model(self, name: str, directory: str, limits: ModelLimits | None) -> Mapping[str, Any]: ...
+
+    async def remove_model(self, name: str) -> Mapping[str, Any]: ...
+
+    async def make_default(self, name: str) -> None: ...
+
+    async def begin_shadow(self, plan: ShadowPlan | None) -> None: ...
+
+    async def shadow_report(self) -> dict[str, Any] | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class TransportLimits:
     """What transports check themselves.
@@ -37,7 +90,6 @@ class TransportLimits:
         max_upload_bytes: Bytes of one encoded image.
         max_timeout_s: Longest time that a client may ask for.
         stream_window: Images of one gRPC stream that are worked on at once; the next is read when one is answered.
-        max_streams: gRPC streams that are open at once.
         stream_idle_s: Seconds that a stream may be open without a message to work on.
         max_calls: gRPC calls of one connection that are begun at once; further ones wait at the client. It stands
             behind all other limits, which refuse with a reason.
@@ -46,7 +98,6 @@ class TransportLimits:
     max_upload_bytes: int = 64 * 1024 * 1024
     max_timeout_s: float = 600.0
     stream_window: int = 16
-    max_streams: int = 64
     stream_idle_s: float = 300.0
     max_calls: int = 1024
 
@@ -54,19 +105,6 @@ class TransportLimits:
     def max_message_bytes(self) -> int:
         """Of one gRPC message."""
         return self.max_upload_bytes + _ENVELOPE_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Admin:
-    """What administrators may change.
-
-    Attributes:
-        roster: Which models are served.
-        shadow: Which of them is compared with which.
-    """
-
-    roster: Roster
-    shadow: Shadow
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +119,19 @@ class Service:
         live: False when only a new process helps.
         models: What `/models` lists, as JSON types.
         gate: Who is let through.
-        uploads: The gate that is passed before a body is read.
+        entrance: The gate that is passed before a body is read.
         hold: Counts so many bytes among the memory inside while its context is open: an answer that is being written.
         admin: What administrators may change; None where there are none.
         tracing: Begins traces; None where there are none.
     """
 
     pipeline: Segmenter
-    metrics: Metrics
+    metrics: Counting
     limits: TransportLimits
     unready_reason: Callable[[], str | None]
     live: Callable[[], bool]
     models: Callable[[], Sequence[Mapping[str, Any]]]
-    uploads: Uploads
+    entrance: Entrance
     hold: Callable[[int], AbstractContextManager[None]]
     gate: Gate = field(default_factory=Gate)
     admin: Admin | None = None
@@ -105,7 +143,7 @@ class Service:
 
     def count(self, transport: str, outcome: str) -> None:
         """Count one answered request: `ok`, or the public code of its error."""
-        self.metrics.requests.labels(transport, outcome).inc()
+        self.metrics.count_request(transport, outcome)
 
 
 def choose_request_id(offered: str | None) -> str:

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from server.access import Gate, KeyRing
@@ -37,6 +38,7 @@ _log = logging.getLogger(__name__)
 
 _CLOSE_S = 2.0  # for work on the host whose answer nobody waits for any more
 _MIB = 1 << 20
+_NO_CONTENTS: Mapping[str, bytes] = MappingProxyType({})
 # Backend to the distributions that it may run on.
 _VERSIONED = {
     "ort": ("onnxruntime", "onnxruntime-gpu"),
@@ -122,7 +124,10 @@ def compose(settings: Settings, make_backend: Callable[[], Backend] | None = Non
         lambda: (metrics.device.task_s or 0.0) + (metrics.host.item_s or 0.0),
     )
     admission = Admission(limits, metrics, behind)
-    uploads = Uploads(UploadLimits(settings.max_uploads, round(settings.max_uploads_mib * _MIB)), admission)
+    upload_limits = UploadLimits(
+        settings.max_uploads, round(settings.max_uploads_mib * _MIB), settings.grpc_max_streams
+    )
+    uploads = Uploads(upload_limits, admission)
     pool = HostPool(settings.cpu_workers, metrics.host, niceness=settings.compute_niceness)
     pipeline = Pipeline(engine, admission, models, pool, metrics, _pipeline_limits(settings))
     metrics.build_info(_runtime_versions(settings.backend))
@@ -154,17 +159,24 @@ async def open_pipeline(settings: Settings) -> AsyncIterator[Pipeline]:
         await parts.close()
 
 
-def open_gate(settings: Settings) -> Gate:
+def open_gate(settings: Settings, contents: Mapping[str, bytes] = _NO_CONTENTS) -> Gate:
     """Who is let through.
+
+    Args:
+        settings: Of this process.
+        contents: Of the files of keys, where another process has read them, by what they open: `service`, `admin`.
 
     Raises:
         KeysError: The file of API keys cannot be used.
     """
     asks_certificates = settings.tls_client_ca is not None
-    admin_keys = KeyRing(settings.admin_keys_file) if settings.admin_keys_file is not None else None
+    admin_keys = None
+    if settings.admin_keys_file is not None:
+        admin_keys = KeyRing(settings.admin_keys_file, content=contents.get("admin"))
     if settings.api_keys_file is None:
         return Gate(asks_certificates=asks_certificates, admin_keys=admin_keys)
-    keys = KeyRing(settings.api_keys_file, settings.rate_limit_megapixels or None)
+    rate = settings.rate_limit_megapixels or None
+    keys = KeyRing(settings.api_keys_file, rate, content=contents.get("service"))
     return Gate(keys, frozenset(settings.open_without_key), asks_certificates, admin_keys)
 
 
@@ -293,14 +305,22 @@ def _make_fetcher(settings: Settings, metrics: Metrics) -> "Fetcher | None":
     return Fetcher(limits, metrics)
 
 
+def image_limits(settings: Settings) -> ImageLimits:
+    """How large an upload may be."""
+    return ImageLimits(settings.max_upload_bytes, settings.max_pixels, settings.max_side, settings.max_metadata_bytes)
+
+
+def compression(settings: Settings) -> Compression:
+    """How hard the encoders try."""
+    return Compression(settings.png_level, settings.jpeg_quality, settings.webp_quality)
+
+
 def _pipeline_limits(settings: Settings) -> PipelineLimits:
     return PipelineLimits(
-        image=ImageLimits(
-            settings.max_upload_bytes, settings.max_pixels, settings.max_side, settings.max_metadata_bytes
-        ),
+        image=image_limits(settings),
         timeout_s=settings.timeout_s,
         max_timeout_s=settings.max_timeout_s,
-        compression=Compression(settings.png_level, settings.jpeg_quality, settings.webp_quality),
+        compression=compression(settings),
         scaled_decode=settings.scaled_decode,
         finish_on_device=settings.finish == "device",
         refiner=served_refiner(settings),

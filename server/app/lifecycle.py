@@ -1,12 +1,11 @@
 """The life of one serving process: ports, warm-up, ready, drain, exit."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
+import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,16 +13,17 @@ from typing import Any
 from artifact import ArtifactError
 from server.access import Gate, KeysError
 from server.api.addresses import bind_socket, join_address
-from server.api.certificates import Certificates, CertificatesError
-from server.api.rest import HttpServer, create_app
-from server.api.rpc import RpcOptions, RpcServer
-from server.api.service import Admin, Service, TransportLimits
+from server.api.certificates import CertificatesError
+from server.api.local import LocalAdmin, LocalEntrance
+from server.api.service import Service
 from server.app.composition import Parts, compose, open_certificates, open_gate
+from server.app.fleet import Fleet
+from server.app.interpreter import begin_logging, freeze_heap, leave_threads_behind, loop_factory
+from server.app.transports import Transports, transport_limits
 from server.app.watch import Watched, watch
 from server.backends.base import Backend, BackendFault
 from server.engine.warmup import SelfTestFailedError
 from server.errors import DrainingError
-from server.observability.logs import configure_logging
 from server.observability.tracing import Tracing, TracingError, open_tracing
 from server.pipeline.models import ModelsError
 from server.settings import Settings, opentelemetry_variables
@@ -49,22 +49,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def run(settings: Settings) -> int:
     """Serve until a signal comes; the exit code of the process."""
-    configure_logging(settings.log_format, settings.log_level)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every broken upload, which we answer
-    logging.getLogger("PIL").setLevel(logging.INFO)  # below that it writes the metadata of uploads
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(serve(settings, when_ready=_freeze_heap))
-    _leave_threads_behind(code)
+    begin_logging(settings)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        code = runner.run(serve(settings, when_ready=freeze_heap))
+    leave_threads_behind(code)
     return code
-
-
-def _freeze_heap() -> None:
-    """Have the garbage collector pass over what the start has made: modules, mostly, which live as long as the process.
-
-    Looking through their 80,000 objects takes 70 ms, and the event loop would stand still for it again and again.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 async def serve(
@@ -98,7 +87,7 @@ async def serve(
 
 
 class Process:
-    """Both transports around one set of parts."""
+    """The transports, here or in front ends, around one set of parts."""
 
     def __init__(
         self,
@@ -124,15 +113,18 @@ class Process:
             self.gate = open_gate(settings)
             self._certificates = open_certificates(settings)
             self._tracing = open_tracing(opentelemetry_variables()) if settings.traces else None
-            service = _service(self.parts, settings, self.gate, self.unready_reason, self._tracing)
-            tls = self._certificates.http_context() if self._certificates is not None else None
-            app = create_app(service, settings.cors_origin)
-            self._http = HttpServer(app, bound, settings.keep_alive_s, tls, settings.write_timeout_s)
-            self._rpc = RpcServer(service, _rpc_options(settings, self._certificates))
+            self._transports = self._make_transports(bound)
         except Exception:
             bound.close()
             raise
-        self.port, self.grpc_port = self._http.port, self._rpc.port
+        self.port, self.grpc_port = self._transports.port, self._transports.grpc_port
+
+    def _make_transports(self, bound: socket.socket) -> Transports | Fleet:
+        """In this process or, if there are to be several, in front ends."""
+        if self._settings.frontends > 1:
+            return Fleet(self._settings, bound, self.parts, self.gate, self.unready_reason)
+        service = _service(self.parts, self._settings, self.gate, self.unready_reason, self._tracing)
+        return Transports(service, self._settings, bound, self._certificates)
 
     @property
     def stopping(self) -> bool:
@@ -152,11 +144,17 @@ class Process:
             os._exit(128 + number)
         _log.info("%s: not ready any more, draining", name, extra={"inside": self.parts.admission.inside})
         self._stopping.set()
+        if isinstance(self._transports, Fleet):  # who is asked next must not say that it is ready
+            self._transports.tell_state()
 
     async def run(self) -> int:
         """Start, serve, drain; the exit code."""
-        await self._rpc.start()
-        await self._http.start()
+        try:
+            await self._transports.start()
+        except OSError as error:
+            _log.critical("cannot start: %s", error)
+            await asyncio.gather(self._transports.stop(0), self.parts.close())
+            return FAILED
         _log.info("listening, warming up", extra=self._addresses())
         stopping = asyncio.create_task(self._stopping.wait())
         starting = asyncio.create_task(self.parts.start())
@@ -178,14 +176,17 @@ class Process:
             for task in (stopping, starting, watching):
                 task.cancel()
             await asyncio.gather(starting, watching, return_exceptions=True)
-            await asyncio.gather(self._http.stop(0), self._rpc.stop(0))
+            await self._transports.stop(0)
             await self.parts.close()
             if self._tracing is not None:
                 await asyncio.to_thread(self._tracing.close)
 
     def _watched(self) -> "list[Watched[Any]]":
         """What is made of files that may change."""
-        return [thing for thing in (self.gate.keys, self.gate.admin_keys, self._certificates) if thing is not None]
+        rings = [ring for ring in (self.gate.keys, self.gate.admin_keys) if ring is not None]
+        if isinstance(self._transports, Fleet):  # whose processes watch their certificates themselves
+            return [self._transports.sharing(ring) for ring in rings]
+        return [*rings, *([self._certificates] if self._certificates is not None else [])]
 
     def _say_ready(self) -> None:
         parts = self.parts
@@ -204,13 +205,10 @@ class Process:
         Returns:
             True when one of the transports has ended by itself: a process that half serves must be replaced.
         """
-        transports = {
-            asyncio.create_task(self._http.ended()): "HTTP",
-            asyncio.create_task(self._rpc.ended()): "gRPC",
-        }
+        transports = {asyncio.ensure_future(ending): what for what, ending in self._transports.endings().items()}
         try:
             while not stopping.done():
-                await self._rpc.set_serving(serving=self.unready_reason() is None)
+                await self._transports.say(serving=self.unready_reason() is None)
                 watched = (stopping, *transports)
                 await asyncio.wait(watched, timeout=_HEALTH_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
                 if ended := [task for task in transports if task.done()]:
@@ -223,13 +221,13 @@ class Process:
 
     def _give_up(self, transport: str, error: BaseException | None) -> None:
         if not self.stopping:  # else it was a signal that ended it
-            _log.critical("the %s server has ended by itself: draining, to be started anew", transport, exc_info=error)
+            _log.critical("%s has ended by itself: draining, to be started anew", transport, exc_info=error)
             self._stopping.set()
 
     async def _drain(self) -> int:
         """Refuse after a while, finish what is inside, let the answers out."""
         settings, admission = self._settings, self.parts.admission
-        await self._rpc.set_serving(serving=False)
+        await self._transports.say(serving=False)
         if self.parts.engine.ready:
             await asyncio.sleep(settings.drain_delay_s)
         lost, deadline = 0, time.monotonic() + settings.drain_timeout_s
@@ -240,7 +238,7 @@ class Process:
             lost = admission.evict(DrainingError("the server shut down before the answer was there", retry_after_s=1))
             _log.error("drain_timeout_s is over: work is dropped", extra={"inside": lost})
         left_s = max(_LAST_ANSWERS_S, deadline - time.monotonic())
-        await asyncio.gather(self._http.stop(left_s), self._rpc.stop(left_s))
+        await self._transports.stop(left_s)
         _log.info("drained", extra={"lost": lost})
         return FAILED if lost else 0
 
@@ -255,55 +253,19 @@ def _report_end_of_watch(task: "asyncio.Task[None]") -> None:
         _log.critical("keys and certificates are not read again: restart the server", exc_info=error)
 
 
-def _leave_threads_behind(code: int) -> None:
-    """End the process now if the interpreter would wait, at its exit, for a thread that is still busy."""
-    main = threading.main_thread()
-    if any(thread is not main and not thread.daemon for thread in threading.enumerate()):
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
 def _service(
     parts: Parts, settings: Settings, gate: Gate, unready_reason: Callable[[], str | None], tracing: Tracing | None
 ) -> Service:
     return Service(
         pipeline=parts.front,
         metrics=parts.metrics,
-        limits=TransportLimits(
-            settings.max_upload_bytes,
-            settings.max_timeout_s,
-            settings.grpc_stream_window,
-            settings.grpc_max_streams,
-            settings.grpc_stream_idle_s,
-            # Whoever could be refused with a reason is: twice, so that two limits that are met at once are told apart.
-            2 * (settings.max_requests + settings.max_uploads + settings.grpc_max_streams),
-        ),
+        limits=transport_limits(settings),
         unready_reason=unready_reason,
         live=lambda: parts.engine.live,
         models=parts.models.listing,
-        uploads=parts.uploads,
+        entrance=LocalEntrance(parts.uploads),
         hold=parts.admission.hold,
         gate=gate,
-        admin=Admin(parts.roster, parts.pipeline.shadow) if gate.admin_keys is not None else None,
+        admin=LocalAdmin(parts.roster, parts.pipeline.shadow) if gate.admin_keys is not None else None,
         tracing=tracing,
     )
-
-
-def _rpc_options(settings: Settings, certificates: Certificates | None) -> RpcOptions:
-    return RpcOptions(
-        settings.host,
-        settings.grpc_port,
-        settings.grpc_max_connection_age_s or None,
-        settings.grpc_connection_grace_s,
-        certificates.rpc_credentials() if certificates is not None else None,
-    )
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # not on Windows
-        return None
-    return uvloop.new_event_loop

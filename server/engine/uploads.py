@@ -24,13 +24,15 @@ class UploadLimits:
         max_uploads: Bodies that are being read.
         max_bytes: Of them together: what was announced or reserved or, where nothing was, what has arrived. A larger
             one still comes in when it is alone, and so does the first that reserves.
+        max_streams: Streams of images that are open.
     """
 
     max_uploads: int = 256
     max_bytes: int = 1 << 30
+    max_streams: int = 64
 
     def __post_init__(self) -> None:
-        if self.max_uploads < 1 or self.max_bytes < 1:
+        if self.max_uploads < 1 or self.max_bytes < 1 or self.max_streams < 1:
             raise ValueError(f"upload limits: expected positive numbers, found {self}")
 
 
@@ -77,7 +79,9 @@ class Uploads:
         self._turn = asyncio.Lock()  # of those who wait to reserve: the first to come goes first
         self._left = asyncio.Event()
         self._reserved: dict[Arrival, int] = {}
+        self._streams = 0
         admission.metrics.watch_uploads(lambda: self.number, lambda: self.bytes)
+        admission.metrics.watch_streams(lambda: self._streams)
 
     @property
     def number(self) -> int:
@@ -115,6 +119,24 @@ class Uploads:
             self._reserved.pop(arrival, None)
             self._left.set()
 
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Count a stream while the context is open.
+
+        Raises:
+            DrainingError, NotReadyError: As `receive`.
+            OverloadedError: Too many are open.
+        """
+        self._admission.check_open()
+        if self._streams >= self.limits.max_streams:
+            detail = f"at most {self.limits.max_streams} streams are open at a time, and so many are"
+            self.refuse("streams", detail)
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
+
     async def make_room(self, arrival: Arrival, most: int) -> None:
         """As `Arrival.reserve`."""
         async with self._turn:
@@ -126,15 +148,6 @@ class Uploads:
     def _has_room(self, more: int) -> bool:
         reserved = sum(self._reserved.values()) + more
         return reserved <= self.limits.max_bytes // 2 and self.bytes + more <= self.limits.max_bytes
-
-    def check_open(self) -> None:
-        """Refuse whoever comes while nobody is taken, before anything is read.
-
-        Raises:
-            DrainingError: The process is about to exit.
-            NotReadyError: The engine takes nothing.
-        """
-        self._admission.check_open()
 
     def refuse(self, reason: str, detail: str) -> NoReturn:
         """Refuse a request before anything is read of it.

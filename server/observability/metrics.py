@@ -242,6 +242,14 @@ class Metrics:
         for outcome, stages in outcomes.items():
             self.refine_stages.labels(outcome).inc(stages)
 
+    def count_request(self, transport: str, outcome: str) -> None:
+        """Count one answered request: `ok`, or the public code of its error."""
+        self.requests.labels(transport, outcome).inc()
+
+    async def page(self) -> tuple[bytes, str]:
+        """As `render`."""
+        return self.render()
+
     def render(self) -> tuple[bytes, str]:
         """The body of `/metrics` and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST

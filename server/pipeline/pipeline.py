@@ -1,9 +1,9 @@
 """The life of one request: look at the header, enter, decode, infer, compose, encode, leave."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -19,13 +19,14 @@ from server.engine.quotas import Quotas
 from server.errors import DeadlineExceededError, ImageTooLargeError, UrlNotAllowedError
 from server.observability.metrics import Metrics
 from server.observability.tracing import record_stage
+from server.pipeline.distant import DistantImage
 from server.pipeline.encode import MEDIA_TYPES, Compression, check_combination, check_size
 from server.pipeline.header import ImageHeader, ImageLimits, check_upload, read_header
 from server.pipeline.memory import memory_cost
 from server.pipeline.models import Model, Models
 from server.pipeline.pool import HostPool, HostWork
 from server.pipeline.refiner import Refiner
-from server.pipeline.refining import Errand, Refinements, RefinePlan
+from server.pipeline.refining import Errand, Refinements, RefinePlan, exchanged_bytes
 from server.pipeline.request import ImageUrl, SegmentOptions, SegmentRequest, SegmentResult, fingerprint
 from server.pipeline.shadow import Sample, Shadow, ShadowLimits
 from server.pipeline.stages import COLOURLESS, Alpha, Prepared, answer, prepare, take_finished, to_finish
@@ -121,11 +122,10 @@ class Pipeline:
         options, image, account, request_id = request.options, request.image, request.account, request.request_id
         known_by = fingerprint(request)
         if isinstance(image, ImageUrl):
-            raise UrlNotAllowedError(
-                "image_url: this server fetches no images (its setting allow_urls is off); expected the image itself"
-            )
+            raise no_urls()
         # At once: neither waits for the thread that reads headers. Who sends no image is not told to come back.
-        check_upload(image, self.limits.image)
+        if isinstance(image, bytes):
+            check_upload(image, self.limits.image)
         self.check(request)
         del request
         with self.models.borrow(options.model) as model:
@@ -140,13 +140,15 @@ class Pipeline:
                 self._admission.enter(entrant) as stay,
                 self.quotas.enter(model.name, model.limits, entrant),
             ):
-                sampled = image if self.shadow.chooses(model) else None
+                sampled = image if isinstance(image, bytes) and self.shadow.chooses(model) else None
                 outlived = partial(self._admission.hold_until, memory)
                 call = _Call(options, model, header, request_id, stay, arrived, outlived, image, sampled, plan)
                 del image, sampled
                 return await self._serve(call)
 
-    async def _read_header(self, image: bytes, deadline: float) -> ImageHeader:
+    async def _read_header(self, image: bytes | DistantImage, deadline: float) -> ImageHeader:
+        if not isinstance(image, bytes):
+            return image.read_header()
         try:
             async with asyncio.timeout(deadline - self._clock()):
                 return await self._pool.glance(partial(read_header, image, self.limits.image))
@@ -173,18 +175,19 @@ class Pipeline:
     async def _serve(self, call: "_Call") -> SegmentResult:
         options = call.options
         encoding = call.host_work(f"encode {options.output} {options.format} {options.foreground}")
-        with self._pool.plan(encoding):
-            prepared = await self._prepare(call)
-            outcome = await self._infer(call, prepared)
-            coarse = cast("NDArray[np.float32]", outcome.arrays[call.model.manifest.outputs[0].name])
-            refined, report = await self._refine(call, prepared, coarse)
-            alpha = await self._finish(call, prepared, refined)
-        call.stay.waits = False
-        size = prepared.size
-        work = partial(answer, prepared, alpha, call.options, self.limits.compression)
-        del prepared, alpha, refined
-        with self._counting_drops():
-            encoded = await self._pool.run(work, call.deadline, encoding)
+        async with self._room(call):
+            with self._pool.plan(encoding):
+                prepared = await self._prepare(call)
+                outcome = await self._infer(call, prepared)
+                coarse = cast("NDArray[np.float32]", outcome.arrays[call.model.manifest.outputs[0].name])
+                refined, report = await self._refine(call, prepared, coarse)
+                alpha = await self._finish(call, prepared, refined)
+            call.stay.waits = False
+            size = prepared.size
+            work = partial(answer, prepared, alpha, call.options, self.limits.compression)
+            del prepared, alpha, refined
+            with self._counting_drops():
+                encoded = await self._pool.run(work, call.deadline, encoding)
         call.spend("queue", encoded.waited_s)
         call.spend("encode", encoded.worked_s)
         record_stage("queue", encoded.waited_s, encoded.worked_s, before="encode")
@@ -197,6 +200,26 @@ class Pipeline:
         return SegmentResult(
             encoded.result, media_type, size, model.name, outcome.batch_size, call.stage_s, model.artifact_id, report
         )
+
+    def _room(self, call: "_Call") -> AbstractAsyncContextManager[None]:
+        """For what crosses to and from another process, where that holds the upload."""
+        if call.image is None or isinstance(call.image, bytes):
+            return nullcontext()
+        return self._shared(call.image, call)
+
+    @asynccontextmanager
+    async def _shared(self, image: DistantImage, call: "_Call") -> AsyncIterator[None]:
+        with self._counting_drops():
+            try:
+                async with AsyncExitStack() as stack:
+                    async with asyncio.timeout(call.deadline - self._clock()):
+                        size = exchanged_bytes(call.model.manifest.input_size, call.plan)
+                        await stack.enter_async_context(image.room(size))
+                    kept = stack.pop_all()
+            except TimeoutError as error:
+                raise DeadlineExceededError("the deadline passed before there was memory to share") from error
+        async with kept:
+            yield
 
     async def _prepare(self, call: "_Call") -> Prepared:
         work = partial(
@@ -234,20 +257,23 @@ class Pipeline:
 
     async def _refine(
         self, call: "_Call", prepared: Prepared, coarse: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], Report | None]:
+    ) -> tuple[NDArray[np.float32] | None, Report | None]:
         """The matte at image size, where that was asked for, and how it was made; else the coarse mask."""
-        if call.plan is None or prepared.rgb is None:
+        image = prepared.distant if prepared.distant is not None else prepared.rgb
+        if call.plan is None or image is None:
             return coarse, None
         began = self._clock()
         errand = Errand(call.model.artifact_id, call.model.manifest, call.deadline, call.request_id, call.host_work(""))
         with self._counting_drops():
-            refined = await self._refinements.run(call.plan, errand, prepared.rgb, coarse)
+            refined = await self._refinements.run(call.plan, errand, image, coarse)
         call.spend("refine", self._clock() - began)
         record_stage("refine", call.stage_s["refine"], tiles=refined.report.tiles)
-        return refined.alpha, refined.report
+        return (None if prepared.distant is not None else refined.alpha), refined.report
 
-    async def _finish(self, call: "_Call", prepared: Prepared, alpha: NDArray[np.float32]) -> Alpha:
+    async def _finish(self, call: "_Call", prepared: Prepared, alpha: NDArray[np.float32] | None) -> Alpha | None:
         """The matte at image size, and the colours in `prepared`, where the device is to make them; else as it is."""
+        if alpha is None or prepared.distant is not None:
+            return alpha
         work = to_finish(prepared, alpha, call.options) if self.limits.finish_on_device else None
         if work is None:
             return alpha
@@ -273,6 +299,13 @@ class Pipeline:
             raise
 
 
+def no_urls() -> UrlNotAllowedError:
+    """The refusal of images that are named by their URL, where none are fetched."""
+    return UrlNotAllowedError(
+        "image_url: this server fetches no images (its setting allow_urls is off); expected the image itself"
+    )
+
+
 @dataclass(slots=True)
 class _Call:
     """One request that has been let in."""
@@ -284,7 +317,7 @@ class _Call:
     stay: Stay
     arrived: float
     outlived: Callable[[Future[Any]], None]  # see `HostWork`
-    image: bytes | None = field(repr=False)
+    image: bytes | DistantImage | None = field(repr=False)
     sampled: bytes | None = field(repr=False)  # the upload again, kept for the shadow until it is answered
     plan: RefinePlan | None = None
     stage_s: dict[str, float] = field(default_factory=dict)
@@ -298,7 +331,7 @@ class _Call:
         """What is to be done for it on the host."""
         return HostWork(kind, self.header.megapixels, self.options.priority, self.arrived, self.outlived)
 
-    def take_image(self) -> bytes:
+    def take_image(self) -> bytes | DistantImage:
         """The upload, which the call then holds no longer."""
         image, self.image = self.image, None
         if image is None:

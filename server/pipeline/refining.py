@@ -30,6 +30,7 @@ from matting.refinement import (
 )
 from server.engine import Engine, Item, Outcome
 from server.observability.metrics import Metrics
+from server.pipeline.distant import DistantImage
 from server.pipeline.pool import HostPool, HostWork
 from server.pipeline.refiner import Refiner
 from server.pipeline.request import Crop, Refine, SegmentOptions
@@ -45,6 +46,9 @@ _WEIGHT = 0.1  # of the newest observation in the mean time per megapixel
 _HALF_LIFE_S = 60.0  # of that evidence
 _LEAST_MEGAPIXELS = 0.1  # below it time does not go by size
 _STEP = 1.0  # megapixels: steps are of one size, whatever the image's
+_COLOURS, _PLANE, _EDGES = 3, 4, 512
+"""Bytes per pixel of an image and of a plane; of a tile's frame, and of what lies between four arrays."""
+
 _BATCHES_IN_FLIGHT = 2
 """Of tiles of one request, on every device: one that runs, and one for when it is done."""
 
@@ -159,14 +163,14 @@ class Refinements:
         return pace.megapixel_s * megapixels * math.pow(0.5, age)
 
     async def run(
-        self, plan: RefinePlan, errand: Errand, image: NDArray[np.uint8], coarse: NDArray[np.float32]
+        self, plan: RefinePlan, errand: Errand, image: NDArray[np.uint8] | DistantImage, coarse: NDArray[np.float32]
     ) -> Refined:
         """Refine one matte.
 
         Args:
             plan: Of the request.
             errand: Likewise.
-            image: (H, W, 3) uint8.
+            image: (H, W, 3) uint8, or who holds it.
             coarse: (h, w) float32 in [0, 1], the network's answer.
 
         Raises:
@@ -184,7 +188,7 @@ class Refinements:
                 return await on_host(partial(_filtered, by, questions))
             return await _ask_engine(self._engine, [errand.item(question, by) for question in questions])
 
-        refined = await drive(refine(image, coarse, plan.by.shape, plan.options), on_host, ask)
+        refined = await drive(_begin(image, coarse, plan), on_host, ask)
         self._learn(plan, (self._pool.clock() - began) / max(errand.host.megapixels, _LEAST_MEGAPIXELS))
         self._metrics.count_refinement(refined.report.tiles, _shares(refined), _outcomes(refined))
         return refined
@@ -192,6 +196,27 @@ class Refinements:
     def _learn(self, plan: RefinePlan, megapixel_s: float) -> None:
         before = self._paces[plan.kind].megapixel_s if plan.kind in self._paces else megapixel_s
         self._paces[plan.kind] = _Pace(before + _WEIGHT * (megapixel_s - before), self._pool.clock())
+
+
+def exchanged_bytes(working_size: tuple[int, int], plan: RefinePlan | None) -> int:
+    """Most bytes that cross at a time for a request whose image another process holds.
+
+    Args:
+        working_size: (height, width) of the canvas.
+        plan: How its matte is refined; None where it is not.
+    """
+    height, width = working_size
+    most = height * width * (_COLOURS + _PLANE) + _EDGES
+    if plan is not None:
+        side, tiles = plan.by.shape.side, plan.options.batch
+        most = max(most, tiles * (side * side * (_COLOURS + 2 * _PLANE) + _EDGES))
+    return most
+
+
+def _begin(image: NDArray[np.uint8] | DistantImage, coarse: NDArray[np.float32], plan: RefinePlan) -> Refinement:
+    if isinstance(image, np.ndarray):
+        return refine(image, coarse, plan.by.shape, plan.options)
+    return image.refine(coarse, plan.by.shape, plan.options)
 
 
 async def drive(

@@ -67,7 +67,7 @@ class RemotePipeline:
             ServerError: As `Pipeline.segment`, and what the fetch raises.
         """
         source = request.image
-        if isinstance(source, bytes):
+        if not isinstance(source, ImageUrl):
             work = self._pipeline.segment(request)
             del request, source  # the pipeline frees the upload as soon as it is decoded
             return await work

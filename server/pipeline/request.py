@@ -7,6 +7,7 @@ from enum import StrEnum
 from matting.refinement import Report
 from server.access import Account
 from server.engine.batching import Priority
+from server.pipeline.distant import DistantImage
 
 
 class Output(StrEnum):
@@ -80,7 +81,8 @@ class SegmentOptions:
     crop: Crop = Crop.OFF
 
 
-_END_BYTES = 16 * 1024
+END_BYTES = 16 * 1024
+"""Of an upload, at both ends, that its fingerprint is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +97,14 @@ class SegmentRequest:
     """One image and how to answer it.
 
     Attributes:
-        image: The encoded file as uploaded, or where to fetch it.
+        image: The encoded file as uploaded, where to fetch it, or where it is held.
         options: How it is to be answered.
         request_id: Names it in the log where a batch of several requests is spoken of.
         account: Whose rate limit it counts for; None where there is none.
         fingerprint: Of the request that it was made from; None where it is as it came.
     """
 
-    image: bytes | ImageUrl = field(repr=False)
+    image: bytes | ImageUrl | DistantImage = field(repr=False)
     options: SegmentOptions = SegmentOptions()
     request_id: str = ""
     account: Account | None = None
@@ -114,7 +116,7 @@ class SegmentResult:
     """The answer to one request.
 
     Attributes:
-        body: The encoded image.
+        body: The encoded image; nothing where that is held elsewhere, as the upload was.
         media_type: Its media type, `image/png` and so on.
         size: (height, width) of the answer, after EXIF orientation.
         model: Name of the model that made it.
@@ -143,6 +145,8 @@ def fingerprint(request: SegmentRequest) -> int:
     if request.fingerprint is not None:
         return request.fingerprint
     image = request.image
-    source = image.text if isinstance(image, ImageUrl) else (len(image), image[:_END_BYTES], image[-_END_BYTES:])
+    if not isinstance(image, bytes | ImageUrl):
+        raise TypeError("This is a bug: who holds an upload elsewhere tells its fingerprint")
+    source = image.text if isinstance(image, ImageUrl) else (len(image), image[:END_BYTES], image[-END_BYTES:])
     options = replace(request.options, timeout_s=None)  # what is left of a deadline is less the second time
     return hash((source, options, request.account.name if request.account is not None else None))

@@ -15,6 +15,7 @@ from matting.geometry import fit, restore
 from matting.trimap import trimap
 from server.backends.base import Finish, Finished
 from server.pipeline.decode import Metadata, decode
+from server.pipeline.distant import DistantImage
 from server.pipeline.encode import Compression, Pixels, encode
 from server.pipeline.header import ImageHeader
 from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
@@ -39,6 +40,7 @@ class Prepared:
         size: (H, W) of the image, upright.
         metadata: For the answer.
         finished: Whether `rgb` holds the estimated colours already.
+        distant: The image, where another process holds it; then there is a canvas here, and nothing else.
     """
 
     canvas: NDArray[np.uint8]
@@ -47,10 +49,16 @@ class Prepared:
     size: tuple[int, int]
     metadata: Metadata
     finished: bool = False
+    distant: DistantImage | None = None
 
 
 def prepare(
-    data: bytes, header: ImageHeader, working_size: tuple[int, int], *, colours: bool, scaled_decode: bool
+    data: bytes | DistantImage,
+    header: ImageHeader,
+    working_size: tuple[int, int],
+    *,
+    colours: bool,
+    scaled_decode: bool,
 ) -> Prepared:
     """Decode an upload and squash it to the working size.
 
@@ -65,6 +73,9 @@ def prepare(
         CorruptImageError: The image is truncated or damaged.
         NotAnImageError: Its samples are of a kind that is not read here.
     """
+    if not isinstance(data, bytes):
+        canvas, size = data.prepare(working_size, colours=colours)
+        return Prepared(canvas, None, None, size, Metadata(), distant=data)
     height, width = (side * _SCALED_DECODE_FACTOR for side in working_size)
     at_least = (height, width) if scaled_decode and not colours else None
     decoded = decode(data, header, at_least)
@@ -98,16 +109,21 @@ def take_finished(prepared: Prepared, finished: Finished) -> Alpha:
     return finished.alpha
 
 
-def answer(prepared: Prepared, alpha: Alpha, options: SegmentOptions, compression: Compression) -> bytes:
+def answer(prepared: Prepared, alpha: Alpha | None, options: SegmentOptions, compression: Compression) -> bytes:
     """Make the answer: restore, compose, encode. `prepared` gives its pixels away.
 
     Args:
         prepared: As `prepare` made it.
         alpha: (h, w) float32 in [0, 1]: the network's answer, or what was refined to image size; or as `take_finished`
-            gives it.
+            gives it; None where another process holds what was refined.
         options: What the client wants.
         compression: How hard to try.
     """
+    if prepared.distant is not None:
+        prepared.distant.answer(None if alpha is None else alpha.astype(np.float32, copy=False))
+        return b""
+    if alpha is None:
+        raise ValueError("This is a bug: there is no matte to answer with")
     return encode(_compose(prepared, alpha, options), options.format, prepared.metadata, compression)
 
 

@@ -4,6 +4,7 @@ Each description says what the setting does to a running server; flags, help tex
 from it.
 """
 
+import sys
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -56,6 +57,14 @@ class Settings(BaseModel):
         8000, description="Port of the REST interface, probes and metrics. 0 takes a free one and logs it."
     )
     grpc_port: Port = Field(8001, description="Port of the gRPC interface. 0 takes a free one and logs it.")
+
+    frontends: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="Processes that share both ports, and receive, decode, resize and encode, in front of the one that "
+        "owns devices, queue and limits (Linux). 1 is that one alone. More are for servers that are sent more than one "
+        "Python interpreter can take (docs/performance.md); cpu_workers are those of all together. Without allow_urls, "
+        "shadow_model, traces and finish=device.",
+    )
 
     # What it serves
     model: tuple[str, ...] = Field(
@@ -460,6 +469,12 @@ class Settings(BaseModel):
             problems.append(
                 f"expected max_megapixels ≤ max_megapixels_inside, found {self.max_megapixels:g} > {inside:g}"
             )
+        alone = [name for name in ("allow_urls", "shadow_model", "traces") if getattr(self, name)]
+        alone += ["finish=device"] if self.finish == "device" else []
+        if self.frontends > 1 and alone:
+            problems.append(f"expected frontends=1 with {' and '.join(alone)}, found frontends={self.frontends}")
+        if self.frontends > 1 and sys.platform != "linux":
+            problems.append(f"expected frontends=1 on any system but Linux, found frontends={self.frontends}")
         if self.port == self.grpc_port != 0:
             problems.append(f"expected two different ports, found port = grpc_port = {self.port}")
         if problems:

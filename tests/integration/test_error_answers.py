@@ -12,6 +12,7 @@ import pytest
 from protos.matting.v1 import matting_pb2 as pb
 from protos.matting.v1 import matting_pb2_grpc
 from server import errors
+from server.api.local import LocalEntrance
 from server.api.rest import create_app
 from server.api.rpc import RpcOptions, RpcServer
 from server.api.service import Service, TransportLimits
@@ -68,7 +69,9 @@ def service_of(pipeline: Failing) -> Service:
     metrics = Metrics()
     admission = Admission(AdmissionLimits(), metrics)
     uploads = Uploads(UploadLimits(), admission)
-    return Service(pipeline, metrics, TransportLimits(), lambda: None, lambda: True, tuple, uploads, admission.hold)
+    return Service(
+        pipeline, metrics, TransportLimits(), lambda: None, lambda: True, tuple, LocalEntrance(uploads), admission.hold
+    )
 
 
 async def post_to(service: Service) -> httpx.Response:
@@ -111,6 +114,7 @@ async def test_every_error_class_has_its_status_over_both_transports(error_class
     assert trailing(error)["x-error-code"] == error_class.code
     assert trailing(error)["retry-after"] == "7"
     assert trailing(error)["x-request-id"]
+    assert isinstance(service.metrics, Metrics)
     sample = service.metrics.registry.get_sample_value
     for transport in ("rest", "grpc"):
         assert sample("birefnet_requests_total", {"transport": transport, "outcome": error_class.code}) == 1

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import grpc
 import httpx
@@ -166,10 +167,11 @@ async def test_a_transport_that_ends_by_itself_ends_the_process_in_order(transpo
     async with running_server(script) as server:
         inside = asyncio.create_task(server.post(marked_png(1)) if transport == "gRPC" else server.call(marked_png(1)))
         await script.arrival()
+        transports: Any = server.process._transports
         if transport == "HTTP":
-            server.process._http._server.should_exit = True
+            transports._http._server.should_exit = True
         else:
-            ending = asyncio.create_task(server.process._rpc._server.stop(None))
+            ending = asyncio.create_task(transports._rpc._server.stop(None))
             await ending
         await until(lambda: server.process.stopping)
         script.open()

@@ -25,6 +25,12 @@ from tests.support.images import png
 
 _OPTIONS = FakeOptions()
 
+STARTING_S = 150.0
+"""For further processes to start, on a machine with many others; as `PATIENCE_S`."""
+
+DEFAULTS: dict[str, Any] = {"port": 0, "grpc_port": 0, "backend": "fake", "compute_niceness": 0}
+"""Settings of servers that do not say otherwise. Not nice: whatever else runs beside the tests would go before them."""
+
 
 @dataclass
 class RunningServer:
@@ -80,8 +86,7 @@ async def running_server(
     def make_backend() -> Backend:
         return FakeBackend(options, before_run=script)
 
-    # Not nice: whatever else runs beside the tests would go before them.
-    chosen = Settings(**{"port": 0, "grpc_port": 0, "backend": "fake", "compute_niceness": 0, **settings})
+    chosen = Settings(**{**DEFAULTS, **settings})
     process = Process(chosen, make_backend)
     task = asyncio.create_task(process.run())
     limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
@@ -104,13 +109,13 @@ async def running_server(
 
 
 async def _wait_until_ready(process: Process, task: "asyncio.Task[int]") -> None:
-    await until(lambda: task.done() or process.unready_reason() is None)
+    await until(lambda: task.done() or process.unready_reason() is None, STARTING_S)
     assert not task.done(), "the server ended while it started"
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
     """Wait for what is certain to come true; only a broken test waits for long."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(patience_s):
         while not condition():  # noqa: ASYNC110 - what is watched has no event
             await asyncio.sleep(0.002)
 

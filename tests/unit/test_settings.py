@@ -58,6 +58,7 @@ VALUES = {
     "allow_urls": ("true", True),
     "url_timeout_s": ("7.5", 7.5),
     "url_fetches": ("9", 9),
+    "frontends": ("4", 4),
     "url_ports": ("8443", (8443,)),
     "url_allow": ("10.0.0.0/8", (ip_network("10.0.0.0/8"),)),
     "url_deny": ("fd00::/8", (ip_network("fd00::/8"),)),

@@ -67,11 +67,9 @@ def add_admin(app: FastAPI, admin: Admin) -> None:
 
 
 def _add_models(app: FastAPI, admin: Admin) -> None:
-    roster = admin.roster
-
     @app.get(f"{schemas.ADMIN_PREFIX}models", summary="The models: loading, warm, draining or failed", tags=["admin"])
     async def list_models() -> dict[str, Any]:
-        return {"models": roster.listing()}
+        return {"models": await admin.models()}
 
     @app.put(
         schemas.ADMIN_PREFIX + "models/{name:path}",
@@ -83,7 +81,7 @@ def _add_models(app: FastAPI, admin: Admin) -> None:
     async def put_model(name: str, request: Request) -> JSONResponse:
         body = await _read(request, ModelBody)
         limits = ModelLimits(**body.limits.model_dump()) if body.limits is not None else None
-        found = await roster.put(name, body.directory, limits)
+        found = await admin.put_model(name, body.directory, limits)
         return JSONResponse(dict(found), 201 if found["done"] == "added" else 200)
 
     @app.delete(
@@ -93,7 +91,7 @@ def _add_models(app: FastAPI, admin: Admin) -> None:
         responses=schemas.admin_problems(),
     )
     async def delete_model(name: str) -> dict[str, Any]:
-        return {"done": "removed", "model": dict(roster.remove(name))}
+        return {"done": "removed", "model": dict(await admin.remove_model(name))}
 
     @app.put(
         f"{schemas.ADMIN_PREFIX}default",
@@ -104,16 +102,16 @@ def _add_models(app: FastAPI, admin: Admin) -> None:
     )
     async def put_default(request: Request) -> dict[str, Any]:
         body = await _read(request, DefaultBody)
-        roster.make_default(body.model)
+        await admin.make_default(body.model)
         return {"default": body.model}
 
 
 def _add_shadow(app: FastAPI, admin: Admin) -> None:
-    shadow, path = admin.shadow, f"{schemas.ADMIN_PREFIX}shadow"
+    path = f"{schemas.ADMIN_PREFIX}shadow"
 
     @app.get(path, summary="How far two models are apart, on the requests that came", tags=["admin"])
     async def get_shadow() -> dict[str, Any]:
-        return {"shadow": shadow.report()}
+        return {"shadow": await admin.shadow_report()}
 
     @app.put(
         path,
@@ -124,12 +122,12 @@ def _add_shadow(app: FastAPI, admin: Admin) -> None:
     )
     async def put_shadow(request: Request) -> dict[str, Any]:
         body = await _read(request, ShadowBody)
-        shadow.begin(ShadowPlan(**body.model_dump()))
-        return {"shadow": shadow.report()}
+        await admin.begin_shadow(ShadowPlan(**body.model_dump()))
+        return {"shadow": await admin.shadow_report()}
 
     @app.delete(path, summary="Compare no more", tags=["admin"])
     async def delete_shadow() -> dict[str, Any]:
-        shadow.begin(None)
+        await admin.begin_shadow(None)
         return {"shadow": None}
 
 

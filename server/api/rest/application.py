@@ -112,7 +112,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        body, content_type = service.metrics.render()
+        body, content_type = await service.metrics.page()
         return Response(body, headers={"Content-Type": content_type})
 
 

@@ -87,11 +87,11 @@ async def read_arriving(request: Request, service: Service, longest: int, read: 
     limits = service.limits
     announced = announced_bytes({name.lower(): value for name, value in request.headers.items()}) or 0
     check_size(announced, longest)  # first: there will never be room for it
-    with service.uploads.receive(announced) as arrival:
+    async with service.entrance.receive(announced) as arrival:
 
         async def receive() -> Message:
             message = await request.receive()
-            arrival.add(len(message.get("body", b"")))
+            await arrival.add(len(message.get("body", b"")))
             return message
 
         try:

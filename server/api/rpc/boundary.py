@@ -142,7 +142,7 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     async def _read(self, context: Context) -> Any:  # noqa: ANN401
         longest = self._service.limits.max_timeout_s
-        with self._service.uploads.receive() as arrival:
+        async with self._service.entrance.receive() as arrival:
             try:
                 async with asyncio.timeout(longest):
                     # Its length is known when all of it is here. Until it is read, the client is held back.

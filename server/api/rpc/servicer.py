@@ -1,8 +1,7 @@
 """`matting.v1.Matting`: the calls themselves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Collection
 from typing import Any, TypeAlias, cast
 
 import grpc
@@ -29,8 +28,6 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
     def __init__(self, service: Service) -> None:
         self._service = service
         self._closing = asyncio.Event()
-        self._streams = 0
-        service.metrics.watch_streams(lambda: self._streams)
 
     def close_streams(self) -> None:
         """Read no further from any stream: each ends when what it has read is answered."""
@@ -46,7 +43,7 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
         self, request_iterator: AsyncIterator[pb.SegmentRequest], context: Context
     ) -> None:
         """Answer the images of a stream, each as soon as it is done."""
-        with self._open_stream():
+        async with self._service.entrance.stream():
             await begin_answer(context)
             await self._answer_stream(context)
 
@@ -77,23 +74,6 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
             raise idle
         if self._closing.is_set():
             raise DrainingError("the server is shutting down: this stream ends here", retry_after_s=_RETRY_S)
-
-    @contextmanager
-    def _open_stream(self) -> Iterator[None]:
-        """Count a stream while the context is open.
-
-        One that comes when nobody is taken, or one too many, is refused before anything is read of it.
-        """
-        self._service.uploads.check_open()
-        most = self._service.limits.max_streams
-        if self._streams >= most:
-            detail = f"at most {most} streams are open at a time, and so many are"
-            self._service.uploads.refuse("streams", detail)
-        self._streams += 1
-        try:
-            yield
-        finally:
-            self._streams -= 1
 
     async def _read(self, context: Context, working: Collection[object]) -> Any:  # noqa: ANN401 - message, or end
         """The next message; the end, too, once streams are closing.

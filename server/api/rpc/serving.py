@@ -34,6 +34,7 @@ class RpcOptions:
             gRPC itself varies it by ±10 % per connection. None is never.
         connection_grace_s: Seconds that calls on such a connection then have; what is left is cancelled.
         tls: None serves in the clear.
+        shared: Whether other processes of this server listen on the port, too.
     """
 
     host: str
@@ -41,12 +42,13 @@ class RpcOptions:
     max_connection_age_s: float | None = None
     connection_grace_s: float = 600.0
     tls: grpc.ServerCredentials | None = None
+    shared: bool = False
 
     def channel_arguments(self) -> dict[str, int]:
         """As gRPC wants them."""
         found = {
-            # Two servers on one port, each with half of the connections, must be an error instead.
-            "grpc.so_reuseport": 0,
+            # Two servers on one port, each with half of the connections, must be an error, unless that is meant.
+            "grpc.so_reuseport": int(self.shared),
             "grpc.max_send_message_length": _UNLIMITED,
         }
         if self.max_connection_age_s is not None:
@@ -72,7 +74,8 @@ class RpcServer:
         Raises:
             OSError: The port cannot be taken; the message says which and why.
         """
-        bind_socket(options.host, options.port).close()  # gRPC itself says only that it failed
+        if not options.shared:
+            bind_socket(options.host, options.port).close()  # gRPC itself says only that it failed
         arguments = {
             **options.channel_arguments(),
             # Somewhat above the limit of an image, so that our own error, with its code, answers most that exceed it.
