@@ -42,7 +42,7 @@ def torchrun(command: list[str], out: Path, *more: str) -> "subprocess.Completed
 
 @pytest.mark.timeout(900)
 def test_torchrun_trains_what_processes_train(command: list[str], tmp_path: Path) -> None:
-    """Each checks before it saves that its weights are the first one's (`Group.check_alike`)."""
+    """Before it saves, each process compares its weights with the first one's (`Group.check_alike`)."""
     parser = argparse.ArgumentParser()
     add_training_options(parser)
     config = configured(parser.parse_args(command))
