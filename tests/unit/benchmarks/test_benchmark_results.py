@@ -21,14 +21,15 @@ REGISTRY = referencing.Registry().with_resources(
 )
 COMMITTED = [
     path
-    for name in ("export", "cpu", "load", "encoding", "foreground", "refinement")
+    for name in ("export", "cpu", "load", "encoding", "foreground", "refinement", "frontend")
     for path in sorted((BENCHMARKS / "results" / name).glob("*.json"))
 ]
 DOCS = BENCHMARKS.parent / "docs"
-PAGES = {name: (DOCS / f"{name}.md").read_text() for name in ("export", "operations", "refinement")}
+PAGES = {name: (DOCS / f"{name}.md").read_text() for name in ("export", "operations", "refinement", "performance")}
 PAGE_OF = {
     "load": "operations",
     "encoding": "operations",
+    "frontend": "performance",
     "foreground": "refinement",
     "refinement": "refinement",
 }  # by the folder of results; else the export's
