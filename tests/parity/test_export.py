@@ -22,7 +22,7 @@ from model_export.traceable import traceable
 from modeling.birefnet.config import SWIN_L, SWIN_T, BiRefNetConfig
 from modeling.birefnet.network import BiRefNet
 from tests.support import images
-from tests.support.networks import seeded_network, tiny_network
+from tests.support.networks import TINY_RESNET, seeded_network, tiny_network
 from tests.support.tolerance import BATCH_ALPHA, EXPORT_ALPHA
 
 SIZE = (96, 64)
@@ -61,6 +61,12 @@ def test_released_architectures_at_256(config: BiRefNetConfig, tmp_path: Path) -
     assert_equal_to_network(tmp_path / "model.onnx", network, (256, 256), (1, 4))
     graph = onnx.load(tmp_path / "model.onnx").graph
     assert collections.Counter(node.op_type for node in graph.node)["DeformConv"] == 20
+
+
+def test_a_residual_backbone(tmp_path: Path) -> None:
+    network = seeded_network(TINY_RESNET)
+    write_graph(traceable(network), SIZE, tmp_path / "model.onnx", {})
+    assert_equal_to_network(tmp_path / "model.onnx", network, SIZE, (1, 4))
 
 
 def operators(artifact: Artifact) -> collections.Counter[str]:
