@@ -48,13 +48,12 @@ def test_the_wheel_has_our_packages_and_nothing_of_the_checkout(wheel: Path):
         "server/default_model/refine/model.json",
         "server/default_model/refine/model.onnx",
         "server/default_model/refine/self_test.npz",
-        "server/default_model/refine/weights.safetensors",
     ):
         assert needed in names
 
 
 def test_the_wheel_is_small(wheel: Path):
-    """The embedded model is the most of it: 21 MB with everything."""
+    """The embedded model is the most of it: 20 MB with everything."""
     assert wheel.stat().st_size < 25e6
 
 

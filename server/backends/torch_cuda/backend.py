@@ -53,7 +53,7 @@ def has_cuda() -> bool:
 class TorchBackend:
     """Runs the `weights` of artifacts with torch.
 
-    A refiner whose artifact has none runs with ONNX Runtime on the CPU instead.
+    A refiner whose artifact has none, such as the one in the package, runs with ONNX Runtime on the CPU instead.
     """
 
     def __init__(self, options: TorchOptions) -> None:

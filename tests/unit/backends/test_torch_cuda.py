@@ -1,7 +1,6 @@
 """The torch backend's boundary: what it refuses, and how torch's errors come out."""
 
 import shutil
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from server.backends.base import BackendFault, OutOfMemoryFault
 from server.backends.fake import FakeBackend
 from server.backends.torch_cuda import TorchBackend, TorchOptions
 from server.backends.torch_cuda.backend import _translated
-from server.engine.warmup import Search, Warm, warm_up
 from server.pipeline.refiner import embedded_refiner
 from server.settings import Settings
 from tests.support.crm import small_refiner
@@ -120,20 +118,8 @@ def test_a_refiner_runs_from_its_weights(backend: TorchBackend, tmp_path: Path) 
     np.testing.assert_array_equal(found, expected.numpy())
 
 
-def test_the_refiner_in_the_package_has_its_weights_and_runs_with_torch(backend: TorchBackend) -> None:
-    """On a GPU anything else would leave refinement to the CPU."""
-    refiner = embedded_refiner().artifact
-    assert refiner.manifest.files["weights"].sha256 == refiner.manifest.origin["sha256"], "those of the graph beside it"
-    warm = finish(warm_up(backend, "refiner", refiner, Search(2)))
-    assert warm.deviation is not None
-    assert warm.deviation.passed
-    assert backend._others is None, "nothing runs with ONNX Runtime"
-
-
 def test_a_refiner_without_weights_runs_all_the_same(backend: TorchBackend) -> None:
-    embedded = embedded_refiner().artifact
-    files = {role: entry for role, entry in embedded.manifest.files.items() if role != "weights"}
-    refiner = replace(embedded, manifest=replace(embedded.manifest, files=files))
+    refiner = embedded_refiner().artifact
     assert backend.load("refiner", refiner) == "fp32"
     side = refiner.manifest.input_size[0]
     tiles: dict[str, NDArray[Any]] = {
@@ -146,16 +132,6 @@ def test_a_refiner_without_weights_runs_all_the_same(backend: TorchBackend) -> N
     with pytest.raises(BackendFault, match="refiner is not loaded"):
         backend.run("refiner", tiles)
     backend.close()
-
-
-def finish(slices: Generator[None, None, Warm]) -> Warm:
-    """Run a generator to its end."""
-    while True:
-        try:
-            next(slices)
-        except StopIteration as end:
-            found: Warm = end.value
-            return found
 
 
 def test_loading_again_replaces(backend: TorchBackend, artifact: Artifact, tmp_path: Path) -> None:
