@@ -199,9 +199,9 @@ class Fleet:
         return member
 
     def _greeting(self) -> Greeting:
-        self._state = self._now()
+        self.tell_state()  # or the others would not hear of a change that is first seen here
         keys = {opens: ring.content for opens, ring in self._keys.items()}
-        return Greeting(self._settings, self.port, self.grpc_port, self._secret, keys, self._state)
+        return Greeting(self._settings, self.port, self.grpc_port, self._secret, keys, self._now())
 
     def _now(self) -> State:
         engine = self._parts.engine

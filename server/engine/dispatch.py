@@ -209,6 +209,8 @@ class Dispatcher:
         if flight not in worker.flights:
             return  # the device hung, and everything of it was settled then
         worker.flights.remove(flight)
+        if not flight.sent and worker.lost is None and isinstance(error, BackendFault) and error.fatal:
+            self.lose(worker, str(error))  # while it loaded a model: who loads one waits for all devices
         self._watch(worker)
         if error is None or flight.sent:
             sent = set(map(id, flight.sent))

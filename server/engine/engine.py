@@ -147,7 +147,8 @@ class Engine:
         failures = [
             (worker, result)
             for worker, result in zip(workers, results, strict=True)
-            if isinstance(result, BaseException) and worker.lost is None
+            # A device that was lost of something else meanwhile says nothing about the artifact.
+            if isinstance(result, BaseException) and worker.lost in (None, str(result))
         ]
         if failures or not living(workers):
             self._unload(artifact_id)
@@ -230,6 +231,7 @@ class Engine:
         except TimeoutError:
             if left_s <= self._limits.hang_s:
                 raise too_late() from None
+            station.dismiss(worker.name)
             self._dispatcher.lose(worker, f"{worker.name} did not finish a matte within {self._limits.hang_s:g} s")
         except BackendFault as fault:
             self._finish_failed(worker, fault)

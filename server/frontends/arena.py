@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.errors import CancelledByClientError
+
 _ALIGNMENT = 64  # bytes; of a cache line, and enough for every dtype
 
 
@@ -93,6 +95,10 @@ class Extents:
         """They are free again."""
         end = offset + size
         index = bisect_left(self._free, (offset, end))
+        before = self._free[index - 1][1] if index else 0
+        after = self._free[index][0] if index < len(self._free) else end
+        if offset < before or end > after:
+            raise RuntimeError("This is a bug: bytes are given back that were free")
         if index < len(self._free) and self._free[index][0] == end:
             end = self._free.pop(index)[1]
         if index and self._free[index - 1][1] == offset:
@@ -116,8 +122,14 @@ class Slot:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """It is not given to another request while the context is open. In any thread."""
+        """It is not given to another request while the context is open. In any thread.
+
+        Raises:
+            CancelledByClientError: It was given back before: the request has ended, and its thread comes too late.
+        """
         with self._slots.lock:
+            if not self._users:
+                raise CancelledByClientError("the client left")
             self._users += 1
         try:
             yield

@@ -11,7 +11,7 @@ from typing import Any
 
 from server.errors import ServerError
 from server.frontends.framing import LENGTH, frame, unpack
-from server.frontends.peer import PeerLostError
+from server.frontends.peer import PeerLostError, public
 from server.host import lower_priority
 
 Do = Callable[[str, tuple[Any, ...]], Any]
@@ -88,13 +88,17 @@ def _work(end: socket.socket, do: Do, niceness: int) -> None:
             except ServerError as error:
                 answer = (False, error.with_traceback(None))
             except BaseException as error:  # noqa: BLE001 - as in every pool: who waits must learn of it
-                answer = (False, ServerError(f"This is a bug: {type(error).__name__}: {error}"))
+                answer = (False, public(error))
             del arguments
             try:
-                end.sendall(frame(answer))
+                content = frame(answer)
+            except Exception as error:  # noqa: BLE001 - an answer that cannot cross must not end the line
+                content = frame((False, public(error)))
+            try:
+                end.sendall(content)
             except OSError:
                 return
-            del answer
+            del answer, content
 
 
 def _receive(end: socket.socket) -> bytes:

@@ -117,7 +117,7 @@ class Peer(asyncio.Protocol):
         try:
             found = self._handlers[name](*arguments)
         except Exception as error:  # noqa: BLE001 - as `_finish`
-            self._send("error", number, _public(error))
+            self._send("error", number, public(error))
             return
         if not inspect.isawaitable(found):
             self._send("value", number, found)
@@ -131,7 +131,7 @@ class Peer(asyncio.Protocol):
         except asyncio.CancelledError:
             raise  # who asked has left, or has gone
         except Exception as error:  # noqa: BLE001 - the outermost catch of this process: the other one must learn of it
-            self._send("error", number, _public(error))
+            self._send("error", number, public(error))
         else:
             self._send("value", number, found)
 
@@ -143,7 +143,8 @@ async def connect(handlers: Mapping[str, Handler], end: socket.socket) -> Peer:
     return peer
 
 
-def _public(error: Exception) -> ServerError:
+def public(error: BaseException) -> ServerError:
+    """What the other process may know of an error; one that nobody expected is logged here, and only its name told."""
     if isinstance(error, ServerError):
         return error
     _log.error("unexpected error", exc_info=error)

@@ -393,6 +393,24 @@ async def test_a_model_that_kills_a_device_is_not_served_on_the_others():
         assert mark_of(await engine.submit(marked_item(2))) == 2
 
 
+async def test_a_device_that_a_model_has_killed_gets_no_batch_while_another_still_loads_it():
+    async with loading_slowly() as (engine, backends, task):
+        dead = engine._dispatcher.workers[0]
+        backends[0].fault = BackendFault("it fell off", fatal=True)
+        backends[0].go.set()
+        with pytest.raises(BackendFault):  # its thread refuses everything by now
+            await asyncio.wrap_future(dead.thread.post(lambda _: None))
+        await turn_loop()
+        answers = send(engine, 1, 2)
+        backends[1].go.set()
+        found = await asyncio.wait_for(asyncio.gather(*answers), PATIENCE_S)
+        assert [mark_of(each) for each in found] == [1, 2]
+        assert dead.lost == "it fell off"
+        with pytest.raises(BackendFault, match="it fell off"):
+            await task
+        assert set(engine.precisions) == {"a"}
+
+
 async def test_a_model_whose_loading_loses_the_last_device_says_so():
     async with loading_slowly() as (engine, _, task):
         for worker in engine._dispatcher.workers:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.errors import CancelledByClientError
 from server.frontends.arena import Arena, Extents, Slots, Where, create_memory, lay_out
 
 
@@ -115,6 +116,28 @@ async def test_a_slot_is_not_given_on_while_a_thread_works_in_it():
     assert slots.used == 0
     async with asyncio.timeout(10), slots.slot(4096):
         pass
+
+
+async def test_a_thread_that_comes_too_late_does_not_get_another_requests_slot():
+    slots = Slots(arena_of(1 << 12))
+    async with slots.slot(4096) as late:
+        pass
+    async with slots.slot(4096):
+        with pytest.raises(CancelledByClientError), late.used():
+            pytest.fail("wrote into memory of another request")
+        assert slots.used == 4096
+    assert slots.used == 0
+
+
+def test_what_is_free_is_not_given_back_again():
+    extents = Extents(100)
+    for size in (30, 30, 40):
+        extents.take(size)
+    extents.give(30, 30)
+    for offset, size in ((30, 30), (20, 20), (50, 20), (0, 100)):
+        with pytest.raises(RuntimeError, match="that were free"):
+            extents.give(offset, size)
+    assert extents.free == 30
 
 
 async def test_what_can_never_fit_is_an_error_at_once():
