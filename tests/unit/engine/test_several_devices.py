@@ -13,6 +13,7 @@ from artifact import Artifact
 from server.backends.base import Arrays, Backend, BackendFault, Finish, Finished, OutOfMemoryFault
 from server.backends.fake import FakeBackend, FakeOptions, fake_artifact
 from server.engine import Engine, EngineLimits, Outcome
+from server.engine.devices import Worker
 from server.errors import DeadlineExceededError, DeviceLostError, InferenceError
 from server.observability.metrics import Metrics
 from tests.support.backends import (
@@ -393,19 +394,26 @@ async def test_a_model_that_kills_a_device_is_not_served_on_the_others():
         assert mark_of(await engine.submit(marked_item(2))) == 2
 
 
+async def refusal(worker: Worker) -> None:
+    """The thread of a dead device has refused whatever it had been given."""
+    with pytest.raises(BackendFault):
+        await asyncio.wrap_future(worker.thread.post(lambda _: None))
+    await turn_loop()
+
+
 async def test_a_device_that_a_model_has_killed_gets_no_batch_while_another_still_loads_it():
     async with loading_slowly() as (engine, backends, task):
         dead = engine._dispatcher.workers[0]
         backends[0].fault = BackendFault("it fell off", fatal=True)
         backends[0].go.set()
-        with pytest.raises(BackendFault):  # its thread refuses everything by now
-            await asyncio.wrap_future(dead.thread.post(lambda _: None))
-        await turn_loop()
+        await refusal(dead)
         answers = send(engine, 1, 2)
+        await turn_loop()
+        await refusal(dead)  # after the first of them
+        assert dead.lost == "it fell off"
         backends[1].go.set()
         found = await asyncio.wait_for(asyncio.gather(*answers), PATIENCE_S)
         assert [mark_of(each) for each in found] == [1, 2]
-        assert dead.lost == "it fell off"
         with pytest.raises(BackendFault, match="it fell off"):
             await task
         assert set(engine.precisions) == {"a"}
