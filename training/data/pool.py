@@ -1,4 +1,4 @@
-"""Procedural photographs made once and used in many rounds: making one costs as much as learning from one.
+"""Procedural photographs made once and used in many rounds, so that learning does not wait for them.
 
 A pool is a folder with `pool.npy`, uint8 (count, side, side, 4), colours and alpha, and `pool.json`, what it is of. The
 first round shows its images as they are; every later one moves, turns, mirrors and recolours them, and shuffles.
