@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from matting.pictures import from_array, to_array
+
 
 def fit(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Squash an image to the working size, as BiRefNet's published preprocessing does.
@@ -25,8 +27,21 @@ def fit(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """
     if image.shape[:2] == size:
         return np.ascontiguousarray(image)
+    return fit_picture(from_array(image), size)
+
+
+def fit_picture(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """As `fit`, of what Pillow has decoded: to the bit what it gives for the same pixels as an array.
+
+    Args:
+        picture: Of mode RGB.
+        size: (height, width) of the working size.
+
+    Returns:
+        (height, width, 3) uint8 RGB, contiguous.
+    """
     height, width = size
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return to_array(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def restore(alpha: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -3,19 +3,19 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
+from matting.geometry import fit, fit_picture
+from matting.pictures import Pixels, share, to_array
 from server.errors import CorruptImageError
 from server.pipeline.colour import to_rgb
 from server.pipeline.header import DECODER_FAILURES, ImageHeader, open_image
 
-Pixels = NDArray[np.uint8]
-
-_STRIP_ROWS = 64
+_LENT = ("RGB", "RGBA")  # modes that are decoded into memory of ours
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 0x0112, 0x011A, 0x011B, 0x0128
 _CENTIMETRE = 3
 _INCH_IN_CM = 2.54
@@ -49,29 +49,48 @@ class Metadata:
     dpi: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """An upload, upright.
+    """An upload, upright. Its colours stay as Pillow stores them, in 4 bytes per pixel, until they are asked for.
 
     Attributes:
-        rgb: (h, w, 3) uint8; of `size`, unless the image was decoded at a reduced scale.
-        alpha: (h, w) uint8 of the same pixels, or None where the file has no transparency.
-        size: (height, width) of the whole image.
+        alpha: (h, w) uint8 of the same pixels as `rgb`, or None where the file has no transparency.
+        size: (height, width) of the whole image, upright.
         metadata: Colour profile and resolution.
-        format: Pillow's name of the format that it came in.
     """
 
-    rgb: Pixels
-    alpha: Pixels | None
-    size: tuple[int, int]
-    metadata: Metadata
-    format: str
+    def __init__(
+        self, stored: Image.Image, orientation: int, alpha: Pixels | None, size: tuple[int, int], metadata: Metadata
+    ) -> None:
+        """Keep `stored`, an RGB image that is still to be turned by its orientation; the rest is as above."""
+        self._stored: Image.Image | None = stored
+        self._orientation = orientation
+        self.alpha = alpha
+        self.size = size
+        self.metadata = metadata
+
+    @cached_property
+    def rgb(self) -> Pixels:
+        """(h, w, 3) uint8; of `size`, unless the image was decoded at a reduced scale.
+
+        While it is made there are 7 bytes per pixel, and 3 from then on.
+        """
+        stored, self._stored = self._stored, None
+        if stored is None:
+            raise RuntimeError("This is a bug: the pixels of an image are gone, and its colours were not kept")
+        pixels = to_array(stored)
+        del stored
+        return _upright(pixels, self._orientation)
+
+    def squash(self, size: tuple[int, int]) -> Pixels:
+        """As `fit(image.rgb, size)`, without making `rgb` where the image is stored upright."""
+        stored = self._stored
+        if stored is None or self._orientation in _UPRIGHT or stored.size == (size[1], size[0]):
+            return fit(self.rgb, size)
+        return fit_picture(stored, size)
 
 
 def decode(data: bytes, header: ImageHeader, at_least: tuple[int, int] | None = None) -> DecodedImage:
     """Decode the first frame of an upload that `read_header` let through.
-
-    Needs about 7 bytes per pixel while it runs and returns 3, or 4 with alpha.
 
     Args:
         data: The encoded file.
@@ -84,32 +103,26 @@ def decode(data: bytes, header: ImageHeader, at_least: tuple[int, int] | None = 
         CorruptImageError: The file is truncated or damaged.
         NotAnImageError: Its samples are of a kind that is not read here.
     """
-    rgb, alpha, orientation, metadata = _decode(data, header, at_least)
-    rgb = _upright(rgb, orientation)
-    alpha = None if alpha is None else _upright(alpha, orientation)
+    with open_image(data, header.format) as image:
+        orientation, dpi, memory = _load(image, header, at_least)
+        colours = to_rgb(image, memory)
     # A TIFF is turned by Pillow itself, in its header already, and its orientation then reads as 1.
     height, width = header.size
-    size = (width, height) if orientation in _TURNED else (height, width)
-    return DecodedImage(rgb, alpha, size, metadata, header.format)
-
-
-def _decode(
-    data: bytes, header: ImageHeader, at_least: tuple[int, int] | None
-) -> tuple[Pixels, Pixels | None, int, Metadata]:
-    """As `decode`, but as stored. Pillow's copy of the pixels is gone when this returns."""
-    with open_image(data, header.format) as image:
-        orientation, dpi = _load(image, header, at_least)
-        colours = to_rgb(image)
-    alpha = None if colours.alpha is None else _array(colours.alpha, 1)[..., 0]
-    if dpi is not None and orientation in _TURNED:
-        dpi = (dpi[1], dpi[0])
-    return _array(colours.rgb, 3), alpha, orientation, Metadata(colours.icc_profile, dpi)
+    if orientation in _TURNED:
+        height, width = width, height
+        dpi = None if dpi is None else (dpi[1], dpi[0])
+    alpha = None if colours.alpha is None else _upright(colours.alpha, orientation)
+    return DecodedImage(colours.rgb, orientation, alpha, (height, width), Metadata(colours.icc_profile, dpi))
 
 
 def _load(
     image: ImageFile.ImageFile, header: ImageHeader, at_least: tuple[int, int] | None
-) -> tuple[int, tuple[float, float] | None]:
-    """Decode the pixels in place; give the orientation that is left to apply, and the resolution."""
+) -> tuple[int, tuple[float, float] | None, Pixels | None]:
+    """Decode the pixels in place.
+
+    Returns:
+        The orientation that is left to apply, the resolution, and the memory that they were decoded into if it is ours.
+    """
     height, width = header.size
     _check_size(image, (width, height))  # a second header may say otherwise, and the limits held for the first
     try:
@@ -120,6 +133,7 @@ def _load(
         else:
             _exif(image)  # before loading, which lets go of the file; a PNG's may come after its pixels
         expected = image.size  # smaller, if it is decoded at a reduced scale
+        memory, lent = _lend(image)
         image.load()
     except DECODER_FAILURES as error:
         raise CorruptImageError(
@@ -127,9 +141,28 @@ def _load(
             f"found one that is truncated or damaged ({error})"
         ) from error
     _check_size(image, expected)
+    if memory is not None and image.im is not lent:
+        memory = None  # the decoder has put something else in its place
     exif = _exif(image)
     orientation = exif.get(_ORIENTATION, 1)
-    return (orientation if orientation in _UPRIGHT else 1), _dpi(image, exif)
+    return (orientation if orientation in _UPRIGHT else 1), _dpi(image, exif), memory
+
+
+def _lend(image: ImageFile.ImageFile) -> tuple[Pixels | None, object]:
+    """Have an image decoded into an array, which the kernel gives and takes back in larger pages than Pillow's memory.
+
+    Decoding is quicker, and so is letting go, during which the interpreter's lock is held. Zeros matter as they do to
+    Pillow: a decoder need not reach every pixel, and what was there before is somebody's.
+
+    Returns:
+        (h, w, 4) uint8 and what stands for it in the image, or None and None where the decoder wants its own.
+    """
+    # Without tiles an image is damaged, or says only when it is loaded how; and a TIFF's memory is that of its tiles.
+    if image.mode not in _LENT or not image.tile or isinstance(image, TiffImagePlugin.TiffImageFile):
+        return None, None
+    memory = np.zeros((image.height, image.width, 4), np.uint8)
+    image.im = share(memory, image.mode).im
+    return memory, image.im
 
 
 def _check_size(image: Image.Image, expected: tuple[int, int]) -> None:
@@ -181,17 +214,6 @@ def _sane(dpi: tuple[float, float]) -> tuple[float, float] | None:
     if all(math.isfinite(value) and 1.0 < value <= _MAX_DPI for value in (horizontal, vertical)):
         return horizontal, vertical
     return None
-
-
-def _array(image: Image.Image, channels: int) -> Pixels:
-    """Copy a Pillow image strip by strip: numpy's own conversion needs twice the picture on the way."""
-    width, height = image.size
-    pixels = np.empty((height, width, channels), np.uint8)
-    for top in range(0, height, _STRIP_ROWS):
-        bottom = min(top + _STRIP_ROWS, height)
-        strip = np.asarray(image.crop((0, top, width, bottom)))
-        pixels[top:bottom] = strip.reshape(bottom - top, width, channels)
-    return pixels
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

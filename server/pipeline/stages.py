@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from matting.composition import composite, cutout, join, to_uint8, to_uint16, with_input_alpha
 from matting.foreground import estimate_foreground
-from matting.geometry import fit, restore
+from matting.geometry import restore
 from matting.trimap import trimap
 from server.backends.base import Finish, Finished
 from server.pipeline.decode import Metadata, decode
@@ -79,7 +79,7 @@ def prepare(
     height, width = (side * _SCALED_DECODE_FACTOR for side in working_size)
     at_least = (height, width) if scaled_decode and not colours else None
     decoded = decode(data, header, at_least)
-    canvas = fit(decoded.rgb, working_size)
+    canvas = decoded.squash(working_size)
     rgb = decoded.rgb if colours else None
     return Prepared(canvas, rgb, decoded.alpha, decoded.size, decoded.metadata)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from matting.foreground import estimate_foreground
 from matting.geometry import fit, restore
@@ -32,6 +33,7 @@ from server.errors import (
     UnknownModelError,
 )
 from server.observability.metrics import Metrics
+from server.pipeline import decode as decoding
 from server.pipeline import stages
 from server.pipeline.decode import DecodedImage, decode
 from server.pipeline.header import ImageHeader, ImageLimits
@@ -392,9 +394,11 @@ async def test_a_client_that_leaves_while_queued_costs_no_device_time():
 
 
 @pytest.mark.parametrize("output", [Output.MATTE, Output.CUTOUT])
-async def test_upload_and_colours_are_let_go_of_as_soon_as_they_are_not_needed(output, monkeypatch):
-    """While the device works, the upload is gone; for a matte, so are the decoded colours."""
+@pytest.mark.parametrize("orientation", [1, 6])
+async def test_upload_and_colours_are_let_go_of_as_soon_as_they_are_not_needed(output, orientation, monkeypatch):
+    """While the device works, the upload is gone, and so is what was decoded of it; for a matte, all of that."""
     freed = []
+    kept: list[weakref.ref[NDArray[np.uint8]]] = []
 
     class Upload(bytes):
         def __del__(self) -> None:
@@ -402,17 +406,28 @@ async def test_upload_and_colours_are_let_go_of_as_soon_as_they_are_not_needed(o
 
     def spy(data: bytes, header: ImageHeader, at_least: tuple[int, int] | None) -> DecodedImage:
         image = decode(data, header, at_least)
-        weakref.finalize(image.rgb, freed.append, "colours")
+        weakref.finalize(image, freed.append, "decoded")
+        weakref.finalize(image._stored, freed.append, "as stored")
         return image
 
+    def spy_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+        kept.append(weakref.ref(upright := upright_of(pixels, orientation)))
+        return upright
+
+    upright_of = decoding._upright
     monkeypatch.setattr(stages, "decode", spy)
+    monkeypatch.setattr(decoding, "_upright", spy_upright)
     async with rig(gated=True) as server:
-        request = SegmentRequest(Upload(png(noise(64, 64))), SegmentOptions(output=output))
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        request = SegmentRequest(Upload(png(noise(64, 64), exif=exif)), SegmentOptions(output=output))
         task = asyncio.create_task(server.pipeline.segment(request))
         del request
         await server.script.arrival()
         gc.collect()
-        assert freed == (["colours", "upload"] if output is Output.MATTE else ["upload"])
+        assert sorted(freed) == ["as stored", "decoded", "upload"]
+        assert [ref() is not None for ref in kept] == ([True] if output is Output.CUTOUT else [False] * len(kept))
+        assert len(kept) == (0 if output is Output.MATTE and orientation == 1 else 1)
         server.script.let_pass()
         await task
 
@@ -420,11 +435,11 @@ async def test_upload_and_colours_are_let_go_of_as_soon_as_they_are_not_needed(o
 async def test_scaled_decode_is_for_mattes_only(monkeypatch):
     sizes: list[tuple[int, ...]] = []
 
-    def spy(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-        sizes.append(image.shape[:2])
-        return fit(image, size)
+    def spy(data: bytes, header: ImageHeader, at_least: tuple[int, int] | None) -> DecodedImage:
+        sizes.append(decode(data, header, at_least).rgb.shape[:2])
+        return decode(data, header, at_least)
 
-    monkeypatch.setattr(stages, "fit", spy)
+    monkeypatch.setattr(stages, "decode", spy)
     image = jpeg(smooth(480, 640))
     for scaled in (False, True):
         async with rig(PipelineLimits(scaled_decode=scaled)) as server:
