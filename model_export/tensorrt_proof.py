@@ -138,7 +138,9 @@ def prove_plan(candidate: PlanCandidate, canonical: Run, self_test: SelfTest, re
 
 def inputs_of(manifest: Manifest, images: NDArray[np.uint8]) -> Arrays:
     """What a model takes, made of images (B, H, W, 3) of its working size."""
-    return tile_inputs(images) if manifest.kind == "refine" else {manifest.inputs[0].name: images}
+    if manifest.kind != "refine":
+        return {manifest.inputs[0].name: images}
+    return tile_inputs(images, int(manifest.outputs[0].shape[1]))
 
 
 def _batch_difference(candidate: PlanCandidate, size: int) -> float:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from matting.normalisation import DEVIATION, MEAN
 from modeling.birefnet.network import BiRefNet
+from modeling.crm.decoder import TileWindow
 from modeling.crm.network import CRM
 
 BYTE = 255.0
@@ -33,15 +34,25 @@ class ImageToAlpha(nn.Module):
 
 
 class TileToAlpha(nn.Module):
-    """A tile at the resolution of its image (r = 1), so that the decoder's stencil is a constant."""
+    """The window of a tile that its halo leaves, at the resolution of the image (r = 1).
 
-    def __init__(self, network: CRM) -> None:
+    Args:
+        network: The refiner.
+        answer: Side of the windows, S.
+    """
+
+    def __init__(self, network: CRM, answer: int) -> None:
         super().__init__()
         self.network = network
+        self.answer = answer
         self.eval()
 
     def forward(self, image: Tensor, mask: Tensor, frame: Tensor) -> Tensor:
-        """(B, T, T, 3) uint8 RGB, (B, T, T) soft mask and (B, 4) frame to (B, T, T) alpha in [0, 1]."""
+        """(B, T, T, 3) uint8 RGB, (B, T, T) soft mask and (B, 6) frame to (B, S, S) alpha in [0, 1].
+
+        The frame is `matting.refinement.Tile`'s: origin, canvas, and first row and column of the window.
+        """
         # Converted first: TensorRT takes bytes as an input, but does nothing else with them.
-        alpha: Tensor = self.network(image.to(mask.dtype).permute(0, 3, 1, 2) / BYTE, mask, frame)
-        return alpha
+        planes = image.to(mask.dtype).permute(0, 3, 1, 2) / BYTE
+        window = TileWindow(mask.shape[2], frame[:, 4:].long(), self.answer)
+        return self.network.answer(planes, mask, frame[:, :4], window)

@@ -45,10 +45,10 @@ class Refiner:
         self.name = manifest.name
         self.sha256 = manifest.files["model"].sha256
         self.shape = TileShape(manifest.input_size[0], manifest.halo or 0)
-        self.cost = cost_of(load_refiner(checkpoint))
+        self.tile_giga = cost_of(load_refiner(checkpoint), self.shape).tile / 1e9
 
     def answer(self, questions: tuple[Question, ...]) -> Sequence[Plane]:
-        """Alpha of every tile."""
+        """Alpha of every tile's window."""
         tiles = [question for question in questions if isinstance(question, Tile)]
         feeds = {
             "image": np.stack([tile.image for tile in tiles]),
@@ -63,7 +63,7 @@ def methods(refiner: Refiner, checkpoint: Path) -> Mapping[str, Method]:
     return {
         "upsampled": _upsampled,
         "guided filter": _guided,
-        **published(checkpoint),
+        **published(checkpoint, refiner.shape),
         "ours": partial(ours, refiner),
         ASKED: partial(_asked, refiner),
     }
@@ -80,8 +80,7 @@ def _asked(refiner: Refiner, image: Image, coarse: Plane) -> Answer:
 
 def _refined(refiner: Refiner, image: Image, coarse: Plane, options: RefineOptions) -> Answer:
     refined = run(refine(image, coarse, refiner.shape, options), refiner.answer)
-    pixels = refined.report.tiles * refiner.shape.side**2
-    work = refiner.cost.giga(pixels, pixels)
+    work = refined.report.tiles * refiner.tile_giga
     return Answer(refined.alpha, work, partial(_climb, refiner, image, coarse, refined))
 
 
@@ -96,7 +95,11 @@ def _climb(refiner: Refiner, image: Image, coarse: Plane, refined: Refined) -> l
 
 def _answer_until(refiner: Refiner, height: int, questions: tuple[Question, ...]) -> Sequence[Plane]:
     tiles = list(_tiles(questions))
-    return refiner.answer(questions) if tiles[0].frame[2] <= height else [tile.mask for tile in tiles]
+    return (
+        refiner.answer(questions)
+        if tiles[0].frame[2] <= height
+        else [tile.mask[tile.window(refiner.shape.answer)] for tile in tiles]
+    )
 
 
 def _upsampled(image: Image, coarse: Plane) -> Answer:

@@ -8,15 +8,16 @@ from benchmarks.refinement.answer import Answer, Method
 from benchmarks.refinement.scenes import Image, Plane
 from benchmarks.refinement.work import Cost, cost_of
 from matting.geometry import restore
+from matting.refinement import TileShape
 from modeling.crm.cascade import SCHEDULE, SINGLE_PASS, CascadeOptions, stages
 from modeling.crm.network import CRM
 from modeling.crm.weights import load_refiner
 
 
-def published(checkpoint: Path) -> Mapping[str, Method]:
+def published(checkpoint: Path, shape: TileShape) -> Mapping[str, Method]:
     """The published schedule, and a single pass at full size, which must be worse."""
     network = load_refiner(checkpoint)
-    cost = cost_of(network)
+    cost = cost_of(network, shape)
     schedules = {"full": CascadeOptions(scales=SCHEDULE), "single pass": CascadeOptions(scales=SINGLE_PASS)}
     return {name: partial(_run, network, cost, options) for name, options in schedules.items()}
 

@@ -66,7 +66,7 @@ class GuidedFilter:
         return math.ceil(self.side**2 * per_pixel)
 
     def answer(self, tile: Tile) -> NDArray[np.float32]:
-        """Alpha of a tile, (T, T) float32 in [0, 1]."""
+        """Alpha of a tile's window, (S, S) float32 in [0, 1]."""
         colours = tile.image.astype(np.float32) / np.float32(255)
         # In double precision: epsilon divides what rounding leaves of a variance.
         slope, offset, explained = self._fit(
@@ -76,7 +76,8 @@ class GuidedFilter:
         large_slope, large_offset, trust = (_enlarged(plane, size) for plane in (slope, offset, explained))
         fitted = np.einsum("yxc,yxc->yx", large_slope, colours) + large_offset
         np.clip(fitted, 0.0, 1.0, out=fitted)
-        return np.asarray(tile.mask + trust * (fitted - tile.mask), np.float32)
+        answer = np.asarray(tile.mask + trust * (fitted - tile.mask), np.float32)
+        return answer[tile.window(self.shape.answer)]
 
     def _fit(self, colours: _Plane, alpha: _Plane) -> tuple[_Plane, _Plane, _Plane]:
         """Slope (h, w, 3), offset (h, w) and trust (h, w) in [0, 1], each the mean over the windows around a pixel."""

@@ -15,14 +15,19 @@ ALIGNMENT = 8
 (`reference/refinement.md` A.6)."""
 
 
+def aligned(length: int) -> int:
+    """The next multiple of `ALIGNMENT`."""
+    return -(-length // ALIGNMENT) * ALIGNMENT
+
+
 @dataclass(frozen=True, slots=True)
 class TileShape:
     """What a refiner takes, as the manifest of its artifact says.
 
     Attributes:
         side: T, height and width of a tile; a multiple of `ALIGNMENT`.
-        halo: Pixels on every side of a tile whose answer depends on what lies outside, and is not used. At an edge of
-            the canvas there is nothing outside, and none is needed.
+        halo: Pixels on every side of a tile that only serve what is answered. At an edge of the canvas there is
+            nothing outside, and none are needed: then more of them lie on the other side.
     """
 
     side: int
@@ -31,31 +36,48 @@ class TileShape:
     def __post_init__(self) -> None:
         if self.side < 1 or self.side % ALIGNMENT:
             raise ValueError(f"tile side: expected a positive multiple of {ALIGNMENT}, found {self.side}")
-        if self.halo < 0 or self.step < ALIGNMENT:
-            raise ValueError(
-                f"halo: expected 0 to {(self.side - ALIGNMENT) // 2} pixels for tiles of {self.side}, found {self.halo}"
-            )
+        if self.halo < 0 or self.answer < ALIGNMENT:
+            most = (self.side - ALIGNMENT) // 2 // ALIGNMENT * ALIGNMENT
+            raise ValueError(f"halo: expected 0 to {most} pixels for tiles of {self.side}, found {self.halo}")
 
     @property
-    def step(self) -> int:
-        """Pixels from one tile's origin to the next."""
-        return (self.side - 2 * self.halo) // ALIGNMENT * ALIGNMENT
+    def margin(self) -> int:
+        """The halo as it is kept, a multiple of `ALIGNMENT`."""
+        return aligned(self.halo)
+
+    @property
+    def answer(self) -> int:
+        """S, height and width of an answer."""
+        return self.side - 2 * self.margin
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A question to the refiner: the window of one stage's canvas. The answer is alpha, (T, T) float32 in [0, 1].
+    """A question to the refiner: a tile of one stage's canvas, and where in it the answer is wanted.
+
+    The answer is alpha of that window, (S, S) float32 in [0, 1]. Its place depends on the tile, because what lies at an
+    edge of the canvas has a halo on one side only.
 
     Attributes:
         image: (T, T, 3) uint8 RGB.
         mask: (T, T) float32 in [0, 1], the current matte at this stage's resolution.
-        frame: (4,) float32: origin y, origin x, canvas height, canvas width, in pixels of the stage. A tile may reach
-            beyond the canvas at its bottom and right, where its border is repeated.
+        frame: (6,) float32: origin y, origin x, canvas height, canvas width, in pixels of the stage; first row and
+            first column of the window within the tile, multiples of `ALIGNMENT`. A tile may reach beyond the canvas at
+            its bottom and right, where its border is repeated.
     """
 
     image: NDArray[np.uint8] = field(repr=False)
     mask: NDArray[np.float32] = field(repr=False)
     frame: NDArray[np.float32]
+
+    def window(self, side: int) -> tuple[slice, slice]:
+        """The rows and columns of the tile that are answered.
+
+        Args:
+            side: S.
+        """
+        top, left = int(self.frame[4]), int(self.frame[5])
+        return slice(top, top + side), slice(left, left + side)
 
 
 @dataclass(frozen=True, slots=True)

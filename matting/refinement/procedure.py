@@ -161,14 +161,14 @@ def _ask(
     if not places:
         return [], ""
     seen = _resized(image, (mask.shape[0], mask.shape[1]))
-    side = way.shape.side
+    side, answered = way.shape.side, way.shape.answer
     scale, own = (_scale(plane, mask) for plane in (band.weight, way.evidence.hidden))
     changes = []
     for batch in batches(places, way.options.batch):
         answers = yield tuple(cut(seen, mask, place, side) for place in batch)
         for place, answer in zip(batch, answers, strict=True):
-            if answer.shape != (side, side):
-                raise ValueError(f"expected the answer to a tile, {(side, side)}, found {answer.shape}")
+            if answer.shape != (answered, answered):
+                raise ValueError(f"expected the answer to a tile, {(answered, answered)}, found {answer.shape}")
             values = np.clip(answer[place.inner], 0.0, 1.0).astype(np.float32, copy=False) - mask[place.cell]
             if not np.isfinite(values).all():
                 return [], "the refiner's answer is not a number"

@@ -64,12 +64,14 @@ def export_refiner(request: RefinerRequest, report: Report) -> Artifact:
     check_target(request.directory, (CANONICAL.file, SELF_TEST_FILE, *kept))
     network = read_refiner(request.source)
     manifest = _manifest(request, network.config)
-    size = manifest.input_size
+    size, answer = manifest.input_size, answer_side(manifest)
     with tempfile.TemporaryDirectory(prefix="birefnet-export-") as folder:
         graph, self_test_file = Path(folder) / CANONICAL.file, Path(folder) / SELF_TEST_FILE
         report(f"tracing {manifest.backbone} at {size[0]}x{size[1]}")
-        write_module(traceable_refiner(network), manifest.inputs, manifest.outputs[0], graph, _metadata(manifest))
-        self_test = _self_test(network, size)
+        write_module(
+            traceable_refiner(network, answer), manifest.inputs, manifest.outputs[0], graph, _metadata(manifest)
+        )
+        self_test = _self_test(network, size, answer)
         write_self_test(self_test, self_test_file)
         proof = prove_refiner(RefinerOnnxRunner(graph), manifest, network, self_test, report)
         report(f"{CANONICAL.name}\n{proof.table()}")
@@ -104,8 +106,13 @@ def prove_refiner(
     size, dtype = manifest.input_size, CANONICAL.dtype
     deviation = self_test.compare({"alpha": runner.run(self_test.inputs)}, dtype)
     candidate = Candidate(runner, size, min(PROVEN_BATCH, manifest.max_batch), dtype, CANONICAL.tolerance)
-    reference = None if network is None else RefinerReference(network, size)
+    reference = None if network is None else RefinerReference(network, size, answer_side(manifest))
     return prove(candidate, reference, deviation, report)
+
+
+def answer_side(manifest: Manifest) -> int:
+    """Side of what a refiner answers of a tile."""
+    return int(manifest.outputs[0].shape[1])
 
 
 def refiner_name(config: CrmConfig) -> str:
@@ -117,9 +124,9 @@ def refiner_name(config: CrmConfig) -> str:
     return f"crm-{config.block}-{config.stem}-{blocks}-{config.latent}"
 
 
-def _self_test(network: CRM, size: tuple[int, int]) -> SelfTest:
-    inputs = tile_inputs(subject(*size)[None])
-    expected = in_steps(RefinerNetworkRunner(network, torch.float64).run(inputs))
+def _self_test(network: CRM, size: tuple[int, int], answer: int) -> SelfTest:
+    inputs = tile_inputs(subject(*size)[None], answer)
+    expected = in_steps(RefinerNetworkRunner(network, answer).run(inputs))
     return SelfTest(inputs, {"alpha": expected.astype(np.float32)}, SELF_TEST_TOLERANCE["image"])
 
 
@@ -135,9 +142,9 @@ def _manifest(request: RefinerRequest, config: CrmConfig) -> Manifest:
         inputs=(
             TensorSpec("image", "uint8", (BATCH, tile, tile, 3)),
             TensorSpec("mask", "float32", (BATCH, tile, tile)),
-            TensorSpec("frame", "float32", (BATCH, 4)),
+            TensorSpec("frame", "float32", (BATCH, 6)),
         ),
-        outputs=(TensorSpec("alpha", "float32", (BATCH, tile, tile)),),
+        outputs=(TensorSpec("alpha", "float32", (BATCH, tile - 2 * margin, tile - 2 * margin)),),
         input_size=(tile, tile),
         max_batch=request.max_batch,
         backbone=refiner_name(config),

@@ -15,11 +15,16 @@ _REDUCTION = 4
 _STEPNESS = 12.0
 
 
-def tile_inputs(images: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
-    """Image, mask and frame of tiles (B, T, T, 3) uint8.
+def tile_inputs(images: NDArray[np.uint8], answer: int) -> dict[str, NDArray[np.generic]]:
+    """Image, mask and frame of tiles.
 
     The mask is a soft threshold of the brightness, reduced to a quarter and upsampled: it has zeros, ones and all
-    between. The frame lies where the brightness says, at a multiple of 8.
+    between. The tile lies in its canvas where the brightness says, and so does the window in the tile, both at
+    multiples of 8: black and white have it in corners.
+
+    Args:
+        images: (B, T, T, 3) uint8.
+        answer: Side of the window that is answered.
     """
     side = images.shape[1]
     grey = images.mean(axis=3, dtype=np.float64) / 255
@@ -28,10 +33,15 @@ def tile_inputs(images: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
         small = cv2.resize(plane, (side // _REDUCTION, side // _REDUCTION), interpolation=cv2.INTER_AREA)
         soft = np.clip((small - plane.mean()) * _STEPNESS + 0.5, 0, 1)
         masks.append(cv2.resize(soft, (side, side), interpolation=cv2.INTER_LINEAR))
-        origin = [(plane.mean() * (length - side)) // 8 * 8 for length in CANVAS]
-        frames.append([*origin, *CANVAS])
+        bright = plane.mean()
+        origin = [_at(bright, length - side) for length in CANVAS]
+        frames.append([*origin, *CANVAS, _at(bright, side - answer), _at(1 - bright, side - answer)])
     return {
         "image": images,
         "mask": np.clip(np.stack(masks), 0, 1).astype(np.float32),
         "frame": np.array(frames, np.float32),
     }
+
+
+def _at(share: float, room: float) -> float:
+    return share * room // 8 * 8

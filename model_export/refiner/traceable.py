@@ -1,4 +1,4 @@
-"""A refiner behind the contract of its artifacts: bytes, a mask and a frame in, alpha out."""
+"""A refiner behind the contract of its artifacts: bytes, a mask and a frame in, alpha of a window out."""
 
 import copy
 
@@ -9,13 +9,18 @@ from modeling.contract import TileToAlpha
 from modeling.crm.network import CRM
 
 
-def traceable_refiner(network: CRM) -> TileToAlpha:
-    """A copy with every BatchNorm that follows a convolution folded into it; the given network is untouched."""
+def traceable_refiner(network: CRM, answer: int) -> TileToAlpha:
+    """A copy with every BatchNorm that follows a convolution folded into it; the given network is untouched.
+
+    Args:
+        network: The refiner.
+        answer: Side of what is answered of a tile.
+    """
     folded = copy.deepcopy(network).eval()
     for module in list(folded.modules()):
         if isinstance(module, nn.Sequential):
             _fold(module)
-    return TileToAlpha(folded)
+    return TileToAlpha(folded, answer)
 
 
 def _fold(layers: nn.Sequential) -> None:

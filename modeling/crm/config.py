@@ -7,6 +7,9 @@ from typing import Any, Literal, Self
 ALIGNMENT = 8
 """The coarsest stride: frames are extended to its multiples, and tiles begin at them."""
 
+STRIDE = 2
+"""Of the latent."""
+
 HINTS = 2
 """Ways in which the decoder may use a colour cue: where the mask is undecided, and everywhere."""
 

@@ -8,6 +8,7 @@ The first layer is applied in two parts, W [F | P] = W_f F + W_p P, so that the 
 cell instead of four times for each point.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modeling.crm.alignment import axis_stencil, ratio, require_float32
-from modeling.crm.config import HINTS, POSITIONS, CrmConfig
+from modeling.crm.config import HINTS, POSITIONS, STRIDE, CrmConfig
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,21 @@ class Points:
     rows: Tensor | None = None
     columns: Tensor | None = None
     paired: bool = False
+
+
+@dataclass(frozen=True)
+class TileWindow:
+    """A square of each tile of a batch.
+
+    Attributes:
+        tile: Side of the tiles, a multiple of 8.
+        start: (B, 2) int64, first row and column in each tile, even.
+        side: Of the square, even.
+    """
+
+    tile: int
+    start: Tensor
+    side: int
 
 
 class ImplicitDecoder(nn.Module):
@@ -75,55 +91,98 @@ class ImplicitDecoder(nn.Module):
         """
         for each in positions:
             require_float32(each, "positions")
-        cells = (projected.shape[2], projected.shape[3])
-        rows, columns = (self._axis(axis, cells[axis], points, positions[axis]) for axis in (0, 1))
-        logits = torch.zeros((), device=projected.device)
-        for row in rows:
-            across = torch.zeros((), device=projected.device)
-            for column in columns:
-                first = _gathered(projected, row, column, points.paired)
-                across = across + self.rest(F.relu(first)) * column.weight
-            logits = logits + across * row.weight
+        axes = [self._axis(axis, projected.shape[2 + axis], points, positions[axis]) for axis in (0, 1)]
+        (rows, row_sides), (columns, column_sides) = axes
+
+        def read(row: int, column: int) -> Tensor:
+            if points.paired:
+                flat = rows[row] * projected.shape[3] + columns[column]
+                return projected.flatten(2).index_select(2, flat)[..., None]
+            return projected.index_select(2, rows[row]).index_select(3, columns[column])
+
+        logits = self._aggregated(read, row_sides, column_sides)
         return logits[..., 0] if points.paired else logits
 
-    def _axis(self, axis: int, cells: int, points: Points, position: Tensor) -> tuple["_Side", "_Side"]:
-        """Both sides along one axis, with the positional block's part of the first layer."""
+    def forward_window(self, projected: Tensor, positions: tuple[Tensor, Tensor], window: TileWindow) -> Tensor:
+        """Logits of every pixel of a window of a tile, at the tile's own resolution (r = 1).
+
+        Args:
+            projected: (B, hidden, side/2 + 2, side/2 + 2): `project` of the window's cells and one more on every side,
+                those beyond the tile being copies of its outermost.
+            positions: C_t of the window's rows (B, side) and columns (B, side), float32.
+            window: Which; it lies elsewhere in each tile, but what it reads of `projected` does not depend on that.
+
+        Returns:
+            (B, outputs, side, side).
+        """
+        rows, columns = (self._window_axis(axis, window, positions[axis]) for axis in (0, 1))
+        # Pixel n reads the cells (n + 1) // 2 and the next one: of cells that come twice, those from 1 and from 3 on.
+        twice = F.interpolate(projected, scale_factor=float(STRIDE), mode="nearest")
+
+        def read(row: int, column: int) -> Tensor:
+            top, left = (1 + STRIDE * each for each in (row, column))
+            return twice[:, :, top : top + window.side, left : left + window.side]
+
+        return self._aggregated(read, rows, columns)
+
+    def _aggregated(
+        self, read: Callable[[int, int], Tensor], rows: tuple["_Side", "_Side"], columns: tuple["_Side", "_Side"]
+    ) -> Tensor:
+        """The weighted sum over the four supporting cells, whose features' part `read` gives by row and column side."""
+        logits = torch.zeros((), device=rows[0].shift.device)
+        for down, row in enumerate(rows):
+            inner = torch.zeros((), device=logits.device)
+            for across, column in enumerate(columns):
+                first = read(down, across) + row.shift + column.shift
+                inner = inner + self.rest(F.relu(first)) * column.weight
+            logits = logits + inner * row.weight
+        return logits
+
+    def _axis(self, axis: int, cells: int, points: Points, position: Tensor) -> tuple[Tensor, tuple["_Side", "_Side"]]:
+        """The supporting cells along one axis, (2, N), and what belongs to both sides."""
         length, chosen = points.size[axis], (points.rows, points.columns)[axis]
         stencil = axis_stencil(cells, length, position.device)
-        of_relative, of_target, of_ratio = (self.first.weight[:, self.features + k + axis, None] for k in (0, 2, 4))
-        target = position[:, None] * of_target + of_ratio * ratio(cells, length)
+        of_relative, target = self._positional(axis, position, ratio(cells, length))
         # Broadcast over (B, hidden, rows, columns); pairs are a column of points.
         shape = (-1, 1) if axis == 0 or points.paired else (1, -1)
 
         def side(index: int) -> _Side:
-            shift = stencil.relative[index] * of_relative + target
-            cell, weight = stencil.cells[index], stencil.weights[index]
+            shift, weight = stencil.relative[index] * of_relative + target, stencil.weights[index]
             if chosen is not None:
-                cell, weight, shift = cell[chosen], weight[chosen], shift.index_select(2, chosen)
-            return _Side(cell, weight.view(shape), shift.unflatten(2, shape))
+                weight, shift = weight[chosen], shift.index_select(2, chosen)
+            return _Side(weight.view(shape), shift.unflatten(2, shape))
+
+        return stencil.cells if chosen is None else stencil.cells[:, chosen], (side(0), side(1))
+
+    def _window_axis(self, axis: int, window: TileWindow, position: Tensor) -> tuple["_Side", "_Side"]:
+        """Both sides along one axis: what the tile's stencil has at the window of each item."""
+        cells = window.tile // STRIDE
+        stencil = axis_stencil(cells, window.tile, position.device)
+        of_relative, target = self._positional(axis, position, ratio(cells, window.tile))
+        at = window.start[:, axis, None] + torch.arange(window.side, device=position.device)
+        shape = (-1, 1) if axis == 0 else (1, -1)
+
+        def side(index: int) -> _Side:
+            shift = stencil.relative[index][at][:, None] * of_relative + target
+            weight = stencil.weights[index][at][:, None]
+            return _Side(weight.unflatten(2, shape), shift.unflatten(2, shape))
 
         return side(0), side(1)
+
+    def _positional(self, axis: int, position: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
+        """Along an axis: the first layer's weights of C_r, (hidden, 1), and its part of C_t and r, (B, hidden, N)."""
+        of_relative, of_target, of_ratio = (self.first.weight[:, self.features + k + axis, None] for k in (0, 2, 4))
+        return of_relative, position[:, None] * of_target + of_ratio * ratio
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of an axis' stencil, of the wanted targets.
+    """What belongs to one side of an axis' stencil, of the wanted targets.
 
     Attributes:
-        cells: (N,) int64.
-        weight: (N, 1) or (1, N).
+        weight: (N, 1) or (1, N), or that for each item and one channel.
         shift: (B, hidden, N, 1) or (B, hidden, 1, N): the first layer of the positional block.
     """
 
-    cells: Tensor
     weight: Tensor
     shift: Tensor
-
-
-def _gathered(projected: Tensor, row: _Side, column: _Side, paired: bool) -> Tensor:
-    """The first layer before its ReLU, (B, hidden, rows, columns), or (B, hidden, N, 1)."""
-    if paired:
-        flat = row.cells * projected.shape[3] + column.cells
-        return projected.flatten(2).index_select(2, flat)[..., None] + row.shift + column.shift
-    rows = projected.index_select(2, row.cells) + row.shift
-    return rows.index_select(3, column.cells) + column.shift

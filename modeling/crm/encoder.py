@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modeling.crm.colour_cue import cue_channels
+from modeling.crm.colour_cue import CELL, cue_channels
 from modeling.crm.config import CrmConfig, StageConfig
 
 EXPANSION = 4
@@ -97,6 +97,14 @@ class Encoder(nn.Module):
         return stem, maps[self.taps[0]], maps[self.taps[1]]
 
 
+class CellConv(nn.Conv2d):
+    """A 1x1 convolution of cells of 2x2, whose pixels are its channels as after `torch.pixel_unshuffle`, without it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, c, H, W) to (B, out, H/2, W/2)."""
+        return F.conv2d(x, self.weight.view(self.out_channels, -1, CELL, CELL), self.bias, CELL)
+
+
 class Fusion(nn.Module):
     """The taps, and the colour cues where there are any, to the latent at stride 2."""
 
@@ -106,7 +114,10 @@ class Fusion(nn.Module):
             self._lateral(inner, outer, config) for inner, outer in zip(channels, config.fused, strict=True)
         )
         if config.colour_cues:
-            self.cues = normalised_conv(cue_channels(config.colour_cues), config.fused_cues)
+            inner = cue_channels(config.colour_cues)
+            self.cues = nn.Sequential(
+                CellConv(inner, config.fused_cues, 1, bias=False), nn.BatchNorm2d(config.fused_cues), nn.ReLU()
+            )
         mixed = sum(config.fused) + config.fused_cues
         self.mix = nn.Sequential(*normalised_conv(mixed, config.latent, 3), nn.Dropout(config.dropout))
 
@@ -117,11 +128,15 @@ class Fusion(nn.Module):
 
     def forward(self, taps: tuple[Tensor, Tensor, Tensor], cues: Tensor | None) -> Tensor:
         """(B, latent, H/2, W/2)."""
+        latent: Tensor = self.mix(self.joined(taps, cues))
+        return latent
+
+    def joined(self, taps: tuple[Tensor, Tensor, Tensor], cues: Tensor | None) -> Tensor:
+        """What is mixed, (B, channels, H/2, W/2)."""
         size = taps[0].shape[2:]
         maps = [lateral(tap) for lateral, tap in zip(self.laterals, taps, strict=True)]
         fine = [
             each if each.shape[2:] == size else F.interpolate(each, size=size, mode="bilinear", align_corners=False)
             for each in maps
         ]
-        latent: Tensor = self.mix(torch.cat(fine if cues is None else [*fine, self.cues(cues)], dim=1))
-        return latent
+        return torch.cat(fine if cues is None else [*fine, self.cues(cues)], dim=1)

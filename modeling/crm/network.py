@@ -10,13 +10,14 @@ from torch.nn import functional as F
 from matting.normalisation import DEVIATION, MEAN
 from modeling.crm.alignment import frame_positions, whole_frame
 from modeling.crm.colour_cue import ColourCues, colour_cues
-from modeling.crm.config import ALIGNMENT, CrmConfig
-from modeling.crm.decoder import ImplicitDecoder, Points
+from modeling.crm.config import ALIGNMENT, STRIDE, CrmConfig
+from modeling.crm.decoder import ImplicitDecoder, Points, TileWindow
 from modeling.crm.encoder import Encoder, Fusion
 
 _HALF_LEVEL = 0.5 / 255.0
 _CERTAIN = 0.01
 _BOLD = 8.0
+_RING = 2  # cells around a window: one that the mixing sees, and one of the decoder
 
 Window = tuple[slice, slice]
 
@@ -86,16 +87,47 @@ class CRM(nn.Module):
         if extended != size:
             margins = (0, extended[1] - size[1], 0, extended[0] - size[0])
             image, mask = (F.pad(each, margins, mode="replicate") for each in (image, mask))
-        normalised = torch.cat([(image - self.mean) / self.deviation, mask * 2 - 1], dim=1)
-        cues = colour_cues(image, mask, self.config.colour_cues) if self.config.colour_cues else None
+        normalised, cues = self._seen(image, mask)
         planes = None if cues is None else cues.planes
         with contextlib.nullcontext() if autocast is None else torch.autocast(image.device.type, autocast):
             latent = self.fusion(self.encoder(normalised), planes).to(image.dtype)
         frame = whole_frame(len(image), size).to(image.device) if frame is None else frame
-        hints = None if cues is None else _hints(cues, mask)
+        hints = None if cues is None else _hints(cues.alphas, mask)
         if hints is not None and extended != size:
             hints = hints[:, :, : size[0], : size[1]]
         return Latent(self.decoder.project(latent), frame, size, extended, hints)
+
+    def answer(self, image: Tensor, mask: Tensor, frame: Tensor, window: TileWindow) -> Tensor:
+        """`forward` of a window of each tile, (B, side, side), without the latent and the logits of what lies around.
+
+        Equal to it but for rounding. That is most of the network's work.
+
+        Args:
+            image: (B, 3, T, T) float in [0, 1], RGB.
+            mask: (B, T, T) float in [0, 1], soft.
+            frame: (B, 4) float32, where the tile lies in which canvas.
+            window: Which part of the tile.
+        """
+        normalised, cues = self._seen(image, mask[:, None])
+        joined = self.fusion.joined(self.encoder(normalised), None if cues is None else cues.planes)
+        cells, first = window.side // STRIDE, window.start // STRIDE
+        # Beyond the tile the mixing sees zeros, as it does where it mixes all of the tile.
+        around = squares(F.pad(joined, (_RING, _RING, _RING, _RING)), first, cells + 2 * _RING)
+        latent = self.fusion.mix(around)[:, :, 1:-1, 1:-1]
+        projected = _continued(self.decoder.project(latent), first, window.tile // STRIDE - cells)
+        own = torch.cat([frame[:, :2] + window.start.to(frame.dtype), frame[:, 2:]], dim=1)
+        positions = frame_positions(own, (window.side, window.side), (1.0, 1.0))
+        outputs = self.decoder.forward_window(projected, positions, window)
+        planes = [mask[:, None]] if cues is None else [mask[:, None], cues.alphas]
+        here = squares(torch.cat(planes, dim=1), window.start, window.side)
+        hints = None if cues is None else _hints(here[:, 1:], here[:, :1])
+        return torch.sigmoid(self._logits(outputs, here[:, 0], hints))
+
+    def _seen(self, image: Tensor, mask: Tensor) -> tuple[Tensor, ColourCues | None]:
+        """What the encoder takes, (B, 4, H, W), and the colour cues."""
+        normalised = torch.cat([(image - self.mean) / self.deviation, mask * 2 - 1], dim=1)
+        boxes = self.config.colour_cues
+        return normalised, colour_cues(image, mask, boxes) if boxes else None
 
     def decode(
         self, latent: Latent, mask: Tensor, target: tuple[int, int] | None = None, window: Window | None = None
@@ -158,13 +190,48 @@ class CRM(nn.Module):
         return self.decode(self.encode(image, mask, frame), mask)
 
 
-def _hints(cues: ColourCues, mask: Tensor) -> Tensor:
+def squares(planes: Tensor, start: Tensor, side: int) -> Tensor:
+    """A square of each item, of its own place: (B, C, H, W) to (B, C, side, side).
+
+    Args:
+        planes: (B, C, H, W).
+        start: (B, 2) int64, first row and column.
+        side: Of the squares.
+    """
+    batch, channels, height, width = planes.shape
+    span = torch.arange(side, device=planes.device)
+    items = torch.arange(batch, device=planes.device)[:, None, None] * height
+    rows, columns = start[:, 0, None] + span, start[:, 1, None] + span
+    at = (items + rows[:, :, None]) * width + columns[:, None, :]
+    # One gathering of pixels whose channels lie side by side: an index for each pixel, and not for each value.
+    found = planes.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, at.reshape(-1))
+    return found.reshape(batch, side, side, channels).permute(0, 3, 1, 2)
+
+
+def _continued(cells: Tensor, first: Tensor, last: int) -> Tensor:
+    """The ring of one cell around a window, where it lies beyond the tile, as a copy of the outermost cells within.
+
+    Args:
+        cells: (B, C, n + 2, n + 2).
+        first: (B, 2) int64: the window's first row and column of cells in the tile.
+        last: Of them the largest that there can be.
+    """
+    for axis in (2, 3):
+        at = first[:, axis - 2].view(-1, 1, 1, 1)
+        count = cells.shape[axis]
+        before, low, inner, high, after = cells.split([1, 1, count - 4, 1, 1], axis)
+        before, after = torch.where(at == 0, low, before), torch.where(at == last, high, after)
+        cells = torch.cat([before, low, inner, high, after], axis)
+    return cells
+
+
+def _hints(alphas: Tensor, mask: Tensor) -> Tensor:
     """How each cue would change the mask's logit: where the mask is undecided, and everywhere.
 
     For the first, cue and mask are kept a hundredth away from 0 and 1: beyond, a logit is rounding more than anything.
     """
-    cue, own = (torch.logit(each.clamp(_CERTAIN, 1.0 - _CERTAIN)) for each in (cues.alphas, mask))
-    return torch.cat([4 * mask * (1 - mask) * (cue - own), _BOLD * (cues.alphas - mask)], dim=1)
+    cue, own = (torch.logit(each.clamp(_CERTAIN, 1.0 - _CERTAIN)) for each in (alphas, mask))
+    return torch.cat([4 * mask * (1 - mask) * (cue - own), _BOLD * (alphas - mask)], dim=1)
 
 
 def mask_logits(mask: Tensor) -> Tensor:

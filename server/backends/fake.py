@@ -16,6 +16,7 @@ from artifact import Artifact, Manifest, TensorSpec
 from matting.composition import to_uint8, with_input_alpha
 from matting.foreground import estimate_foreground
 from matting.geometry import restore
+from matting.refinement import TileShape
 from server.backends.base import Arrays, BackendFault, Device, Finish, Finished
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -53,16 +54,16 @@ def fake_refiner(side: int = 128, *, halo: int = 16, name: str = "fake-refiner",
         name: What people call it.
         max_batch: Largest batch.
     """
-    shape = ("batch", side, side)
+    shape, answer = ("batch", side, side), TileShape(side, halo).answer
     manifest = Manifest(
         name=name,
         kind="refine",
         inputs=(
             TensorSpec("image", "uint8", (*shape, 3)),
             TensorSpec("mask", "float32", shape),
-            TensorSpec("frame", "float32", ("batch", 4)),
+            TensorSpec("frame", "float32", ("batch", 6)),
         ),
-        outputs=(TensorSpec("alpha", "float32", shape),),
+        outputs=(TensorSpec("alpha", "float32", ("batch", answer, answer)),),
         input_size=(side, side),
         max_batch=max_batch,
         backbone="none",
@@ -77,6 +78,13 @@ def fake_refiner(side: int = 128, *, halo: int = 16, name: str = "fake-refiner",
 def luminance(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(..., H, W, 3) uint8 RGB to (..., H, W) float32 in [0, 1]: what the fake answers."""
     return np.clip(image.astype(np.float32) @ (_LUMA / np.float32(255)), 0, 1)
+
+
+def _unrefined(masks: NDArray[np.generic], frames: NDArray[np.generic], side: int) -> NDArray[np.generic]:
+    """The windows of masks (B, T, T) that are asked for."""
+    corners = frames[:, 4:].astype(int).tolist()
+    windows = (mask[top : top + side, left : left + side] for mask, (top, left) in zip(masks, corners, strict=True))
+    return np.stack(list(windows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +107,7 @@ class FakeOptions:
 
 
 class FakeBackend:
-    """Runs artifacts of matte kind by giving their luminance back, and of refine kind by giving their mask back."""
+    """Gives back luminance for artifacts of matte kind, and for those of refine kind the mask that they are shown."""
 
     def __init__(
         self, options: FakeOptions = FakeOptions(), *, before_run: Callable[[str, Arrays], None] | None = None
@@ -133,12 +141,14 @@ class FakeBackend:
             raise BackendFault(f"{artifact_id} is not loaded")
         if self._before_run is not None:
             self._before_run(artifact_id, arrays)
-        image = arrays["mask" if manifest.kind == "refine" else manifest.inputs[0].name]
+        image = arrays[manifest.inputs[0].name]
         delay_s = self._options.delay_s + self._options.item_delay_s * len(image)
         if delay_s > 0:
             self._never.wait(delay_s)
-        refines = manifest.kind == "refine"
-        alpha = image.copy() if refines else luminance(image.astype(np.uint8, copy=False))
+        if manifest.kind == "refine":
+            alpha = _unrefined(arrays["mask"], arrays["frame"], int(manifest.outputs[0].shape[1]))
+        else:
+            alpha = luminance(image.astype(np.uint8, copy=False))
         return {manifest.outputs[0].name: alpha}
 
     def finish(self, work: Finish) -> Finished:

@@ -61,19 +61,20 @@ def make_refiner(artifact: Artifact) -> Refiner:
     if manifest.kind != "refine":
         raise ModelsError(f"{directory}: expected an artifact of kind refine, found {manifest.kind}")
     side = manifest.input_size[0]
-    inputs, outputs = tensors(side)
-    fits = _facts(manifest.inputs) == _facts(inputs) and _facts(manifest.outputs) == _facts(outputs)
-    if not fits or manifest.input_size != (side, side):
-        raise ModelsError(
-            f"{directory}: expected the inputs image, mask and frame and the output alpha for square tiles, "
-            f"found {', '.join(map(_described, (*manifest.inputs, *manifest.outputs)))}"
-        )
     if manifest.halo is None:
         raise ModelsError(f"{directory}: expected the halo of a refiner's tiles in the manifest, found none")
     try:
-        return Refiner(artifact, TileShape(side, manifest.halo))
+        shape = TileShape(side, manifest.halo)
     except ValueError as error:
         raise ModelsError(f"{directory}: {error}") from error
+    inputs, outputs = tensors(shape)
+    fits = _facts(manifest.inputs) == _facts(inputs) and _facts(manifest.outputs) == _facts(outputs)
+    if not fits or manifest.input_size != (side, side):
+        raise ModelsError(
+            f"{directory}: expected {', '.join(map(_described, (*inputs, *outputs)))}, "
+            f"found {', '.join(map(_described, (*manifest.inputs, *manifest.outputs)))}: export the refiner anew"
+        )
+    return Refiner(artifact, shape)
 
 
 def embedded_refiner() -> Refiner:
@@ -81,14 +82,15 @@ def embedded_refiner() -> Refiner:
     return open_refiner(default_model.refiner_directory())
 
 
-def tensors(side: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs of a refiner of tiles of a side, as its manifest has them."""
+def tensors(shape: TileShape) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of a refiner, as its manifest has them."""
+    side, answer = shape.side, shape.answer
     inputs = (
         TensorSpec("image", "uint8", ("batch", side, side, 3)),
         TensorSpec("mask", "float32", ("batch", side, side)),
-        TensorSpec("frame", "float32", ("batch", 4)),
+        TensorSpec("frame", "float32", ("batch", 6)),
     )
-    return inputs, (TensorSpec("alpha", "float32", ("batch", side, side)),)
+    return inputs, (TensorSpec("alpha", "float32", ("batch", answer, answer)),)
 
 
 def _facts(specs: tuple[TensorSpec, ...]) -> dict[str, tuple[str, tuple[int | str, ...]]]:

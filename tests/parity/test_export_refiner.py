@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from artifact import Artifact, load_self_test, open_artifact
+from matting.refinement import TileShape
+from matting.refinement.tiles import cut, plan
 from model_export.__main__ import FAILED, OUT_OF_TOLERANCE, main
 from model_export.refiner.runner import RefinerNetworkRunner, RefinerOnnxRunner
 from model_export.refiner.tiles import tile_inputs
 from model_export.refiner.traceable import traceable_refiner
 from model_export.sample_inputs import sample_inputs
+from modeling.crm.colour_cue import CELL
 from modeling.crm.receptive_field import halo
 from modeling.crm.weights import save_refiner
 from server.backends.ort import OrtBackend, OrtOptions
@@ -24,6 +27,7 @@ from tests.support.tolerance import BATCH_ALPHA, EXPORT_ALPHA
 from training.refiner.harmless import PHOTOGRAPHS, Harm, default_artifacts, measure_harm, record_harm
 
 TILE = 96
+ANSWER = TILE - 2 * halo(SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def images() -> np.ndarray:
 
 
 def test_it_computes_what_the_network_computes(exported: Artifact):
-    truth = RefinerNetworkRunner(small_refiner(), torch.float64)(images())
+    truth = RefinerNetworkRunner(small_refiner(), ANSWER)(images())
     runner = RefinerOnnxRunner(exported.file("model"))
     alpha = runner(images())
     assert truth.std() > 0.05
@@ -57,7 +61,7 @@ def test_it_computes_what_the_network_computes(exported: Artifact):
 
 def test_the_torch_backend_runs_its_weights(exported: Artifact):
     torch_backend, ort_backend = TorchBackend(TorchOptions(threads=1)), OrtBackend(OrtOptions(threads=1))
-    inputs = tile_inputs(images()[:2])
+    inputs = tile_inputs(images()[:2], ANSWER)
     alphas = []
     for backend in (torch_backend, ort_backend):
         assert backend.load("refiner", exported) == "fp32"
@@ -67,17 +71,17 @@ def test_the_torch_backend_runs_its_weights(exported: Artifact):
 
 def test_the_frame_matters(exported: Artifact):
     """Positions are the canvas's: the same tile elsewhere has another answer, in graph and network alike."""
-    inputs = tile_inputs(images()[:1])
-    moved = {**inputs, "frame": np.array([[0, 0, TILE, TILE]], np.float32)}
+    inputs = tile_inputs(images()[:1], ANSWER)
+    moved = {**inputs, "frame": np.array([[0, 0, TILE, TILE, *inputs["frame"][0, 4:]]], np.float32)}
     runner = RefinerOnnxRunner(exported.file("model"))
     first, second = runner.run(inputs), runner.run(moved)
     assert np.abs(first - second).max() > 1e-3
-    assert np.abs(second - RefinerNetworkRunner(small_refiner()).run(moved)).max() < EXPORT_ALPHA
+    assert np.abs(second - RefinerNetworkRunner(small_refiner(), ANSWER).run(moved)).max() < EXPORT_ALPHA
 
 
 def test_tiles_of_the_graph_are_the_whole_of_the_network(exported: Artifact):
-    """What a server does, cut and kept by the manifest's halo, is the network on the whole picture."""
-    margin, height, width = exported.manifest.halo, 136, 160
+    """What a server does, cut by the manifest's halo, is the network on the whole picture, its borders included."""
+    margin, height, width = exported.manifest.halo, 136, 158
     assert margin == halo(SMALL)
     image = (picture(height, width) * 255).round().byte()
     mask = soft_mask(height, width)
@@ -85,13 +89,14 @@ def test_tiles_of_the_graph_are_the_whole_of_the_network(exported: Artifact):
         whole = small_refiner()(image / 255, mask)[0].numpy()
     pixels = image[0].permute(1, 2, 0).numpy()
     runner = RefinerOnnxRunner(exported.file("model"))
-    for top, left in ((0, 0), (24, 40), (height - TILE, width - TILE)):
-        here = np.s_[top : top + TILE, left : left + TILE]
-        frame = np.array([[top, left, height, width]], np.float32)
-        alpha = runner.run({"image": pixels[here][None], "mask": mask[0].numpy()[here][None], "frame": frame})[0]
-        rows = slice(0 if top == 0 else margin, TILE if top == height - TILE else TILE - margin)
-        columns = slice(0 if left == 0 else margin, TILE if left == width - TILE else TILE - margin)
-        assert np.abs(alpha[rows, columns] - whole[here][rows, columns]).max() < EXPORT_ALPHA
+    places, _ = plan((height, width), TileShape(TILE, margin), np.ones((height, width), np.uint8))
+    found = np.full((height, width), np.nan, np.float32)
+    for place in places:
+        tile = cut(pixels, mask[0].numpy(), place, TILE)
+        alpha = runner.run({"image": tile.image[None], "mask": tile.mask[None], "frame": tile.frame[None]})[0]
+        found[place.cell] = alpha[place.inner]
+    assert len(places) > 6
+    assert np.abs(found - whole).max() < EXPORT_ALPHA
 
 
 def test_the_manifest_says_what_it_is(exported: Artifact):
@@ -101,9 +106,9 @@ def test_the_manifest_says_what_it_is(exported: Artifact):
     assert [(each.name, each.dtype, each.shape) for each in manifest.inputs] == [
         ("image", "uint8", ("batch", TILE, TILE, 3)),
         ("mask", "float32", ("batch", TILE, TILE)),
-        ("frame", "float32", ("batch", 4)),
+        ("frame", "float32", ("batch", 6)),
     ]
-    assert [(each.name, each.shape) for each in manifest.outputs] == [("alpha", ("batch", TILE, TILE))]
+    assert [(each.name, each.shape) for each in manifest.outputs] == [("alpha", ("batch", ANSWER, ANSWER))]
     parity = manifest.parity["model"]
     assert parity["passed"]
     assert parity["deterministic"]
@@ -114,14 +119,18 @@ def test_the_self_test_tells_right_from_wrong(exported: Artifact):
     self_test = load_self_test(exported)
     alpha = RefinerOnnxRunner(exported.file("model")).run(self_test.inputs)
     assert self_test.compare({"alpha": alpha}).passed
-    assert not self_test.compare({"alpha": np.asarray(self_test.inputs["mask"])}).passed
+    assert not self_test.compare({"alpha": np.asarray(self_test.inputs["mask"])[:, :ANSWER, :ANSWER]}).passed
 
 
 def test_the_graph_is_clean(exported: Artifact):
-    """Stencils, grids and norms are constants: nothing that depends on the tile's size alone is computed."""
-    found = collections.Counter(node.op_type for node in onnx.load(exported.file("model")).graph.node)
-    forbidden = {"BatchNormalization", "Range", "Floor", "Where", "GatherND", "ScatterND", "GridSample", "Loop", "If"}
+    """Stencils and norms are constants, and no pooling has a large window, as ONNX Runtime adds up each anew."""
+    nodes = onnx.load(exported.file("model")).graph.node
+    found = collections.Counter(node.op_type for node in nodes)
+    forbidden = {"BatchNormalization", "Floor", "ScatterND", "GridSample", "Loop", "If"}
     assert not forbidden & set(found), found
+    windows = [each.ints for node in nodes if node.op_type == "AveragePool" for each in node.attribute if each.ints]
+    assert windows
+    assert all(max(window) <= CELL for window in windows)
 
 
 def test_folding_leaves_the_network_as_it_was():
@@ -131,8 +140,8 @@ def test_folding_leaves_the_network_as_it_was():
         image, mask = picture(TILE, TILE), soft_mask(TILE, TILE)
         with torch.no_grad():
             plain = network((image * 255).round() / 255, mask)
-            folded = traceable_refiner(network)(
-                (image * 255).round().byte().permute(0, 2, 3, 1), mask, torch.tensor([[0.0, 0.0, TILE, TILE]])
+            folded = traceable_refiner(network, TILE)(
+                (image * 255).round().byte().permute(0, 2, 3, 1), mask, torch.tensor([[0.0, 0.0, TILE, TILE, 0.0, 0.0]])
             )
         assert (plain - folded).abs().max() < EXPORT_ALPHA
         assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from artifact import SELF_TEST_ROLE, Artifact, Manifest, NewFile, TensorSpec, Tolerance, write_artifact
+from matting.refinement import TileShape
 from model_export.sample_inputs import sample_inputs, subject
 from modeling.birefnet.config import SWIN_T
 from modeling.contract import ImageToAlpha
@@ -25,6 +26,7 @@ from server.backends.torch_cuda import TorchBackend, TorchOptions
 from server.engine import Engine, EngineLimits, Item
 from server.engine.warmup import Search, warm_up
 from server.observability.metrics import Metrics
+from server.pipeline.refiner import tensors
 from tests.support.backends import counted
 from tests.support.crm import small_refiner
 from tests.support.deform_cases import geometry_of, operands
@@ -250,18 +252,15 @@ def test_a_lost_device_is_fatal() -> None:
 
 
 def test_a_refiner_runs_as_a_graph(backend: TorchBackend, tmp_path: Path) -> None:
-    side = 64
-    shape = ("batch", side, side)
+    tile = TileShape(64, 8)
+    side, answer = tile.side, tile.answer
+    inputs, outputs = tensors(tile)
     save_refiner(small_refiner(), tmp_path / "small.safetensors")
     manifest = Manifest(
         name="refiner",
         kind="refine",
-        inputs=(
-            TensorSpec("image", "uint8", (*shape, 3)),
-            TensorSpec("mask", "float32", shape),
-            TensorSpec("frame", "float32", ("batch", 4)),
-        ),
-        outputs=(TensorSpec("alpha", "float32", shape),),
+        inputs=inputs,
+        outputs=outputs,
         input_size=(side, side),
         max_batch=8,
         backbone="crm-small",
@@ -274,13 +273,15 @@ def test_a_refiner_runs_as_a_graph(backend: TorchBackend, tmp_path: Path) -> Non
     tiles: dict[str, NDArray[Any]] = {
         "image": rng.integers(0, 256, (3, side, side, 3), dtype=np.uint8),
         "mask": rng.random((3, side, side), dtype=np.float32),
-        "frame": np.array([[0, 0, side, side], [32, 64, 512, 300], [0, 64, 128, 128]], np.float32),
+        "frame": np.array([[0, 0, side, side, 0, 0], [32, 64, 512, 300, 8, 16], [0, 64, 128, 128, 16, 8]], np.float32),
     }
     found = backend.run("refiner", tiles)["alpha"].astype(np.float32)
     with torch.no_grad():
         image = torch.from_numpy(tiles["image"]).permute(0, 3, 1, 2).float() / 255
-        truth = small_refiner()(image, torch.from_numpy(tiles["mask"]), torch.from_numpy(tiles["frame"]))
-    np.testing.assert_allclose(found, truth.numpy(), rtol=0, atol=CRM_TILES + BATCH_ALPHA)
+        whole = small_refiner()(image, torch.from_numpy(tiles["mask"]), torch.from_numpy(tiles["frame"][:, :4])).numpy()
+    for alpha, truth, (top, left) in zip(found, whole, tiles["frame"][:, 4:].astype(int), strict=True):
+        expected = truth[top : top + answer, left : left + answer]
+        np.testing.assert_allclose(alpha, expected, rtol=0, atol=CRM_TILES + BATCH_ALPHA)
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:

@@ -7,14 +7,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from matting.refinement import Canvas, Question, Tile
+from matting.refinement import Canvas, Question, Tile, TileShape
 
 Answer = Callable[[Tile], NDArray[np.float32]]
+"""Of the whole tile; what is asked for is cut out of it."""
+
+SHAPE = TileShape(64, 8)
+"""Small, so that there are many."""
 
 
-def each(answer: Answer) -> "Answerer":
+def each(answer: Answer, shape: TileShape = SHAPE) -> "Answerer":
     """Answers tile by tile, and remembers what it was asked."""
-    return Answerer(answer)
+    return Answerer(answer, shape)
 
 
 @dataclass
@@ -22,6 +26,7 @@ class Answerer:
     """Drives a refiner that answers one tile at a time."""
 
     answer: Answer
+    shape: TileShape = SHAPE
     tiles: list[Tile] = field(default_factory=list)
     canvases: list[Canvas] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
@@ -37,7 +42,7 @@ class Answerer:
                 answers.append(self.canvas_answer(question))
             else:
                 self.tiles.append(question)
-                answers.append(self.answer(question))
+                answers.append(self.answer(question)[question.window(self.shape.answer)])
         return answers
 
 
@@ -51,7 +56,7 @@ def truth_crop(truth: NDArray[np.float32]) -> Answer:
     sizes: dict[tuple[int, int], NDArray[np.float32]] = {}
 
     def answer(tile: Tile) -> NDArray[np.float32]:
-        top, left, height, width = (int(value) for value in tile.frame)
+        top, left, height, width, *_ = (int(value) for value in tile.frame)
         if (height, width) not in sizes:
             sizes[height, width] = np.asarray(cv2.resize(truth, (width, height), interpolation=cv2.INTER_AREA))
         whole, side = sizes[height, width], len(tile.mask)

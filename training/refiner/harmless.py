@@ -59,7 +59,7 @@ class TileRunner:
         self.shape = TileShape(artifact.manifest.input_size[0], artifact.manifest.halo or 0)
 
     def __call__(self, tiles: Sequence[Tile | Canvas]) -> list[NDArray[np.float32]]:
-        """The alpha of each tile, (T, T)."""
+        """The alpha of each tile's window, (S, S)."""
         return [self._alpha(tile) for tile in tiles if isinstance(tile, Tile)]
 
     def _alpha(self, tile: Tile) -> NDArray[np.float32]:

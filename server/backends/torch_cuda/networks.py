@@ -33,7 +33,7 @@ def load_module(artifact_id: str, artifact: Artifact, device: torch.device, *, t
     try:
         path = artifact.file(WEIGHTS_ROLE)
         if manifest.kind == "refine":
-            return TileToAlpha(load_refiner(path)).to(device), "fp32"
+            return TileToAlpha(load_refiner(path), int(manifest.outputs[0].shape[1])).to(device), "fp32"
         network = load_network(path)
     except ArtifactError as error:
         raise BackendFault(f"{artifact_id}: {error}. The torch backend needs an export --with-weights") from error

@@ -59,14 +59,16 @@ def test_only_what_is_loaded_runs():
 
 
 def test_its_refiner_gives_masks_back_and_was_shown_not_to_harm():
-    backend, refiner = FakeBackend(), make_refiner(fake_refiner(16, halo=4))
+    backend, refiner = FakeBackend(), make_refiner(fake_refiner(32, halo=8))
     assert refiner.harmless
-    assert (refiner.shape.side, refiner.shape.halo) == (16, 4)
+    assert (refiner.shape.side, refiner.shape.halo, refiner.shape.answer) == (32, 8, 16)
     backend.load("r", refiner.artifact)
-    mask = np.random.default_rng(0).random((3, 16, 16), dtype=np.float32)
+    mask = np.random.default_rng(0).random((3, 32, 32), dtype=np.float32)
+    corners = ((0, 0), (8, 16), (16, 0))
     tiles: dict[str, np.ndarray] = {
-        "image": np.zeros((3, 16, 16, 3), np.uint8),
+        "image": np.zeros((3, 32, 32, 3), np.uint8),
         "mask": mask,
-        "frame": np.zeros((3, 4), np.float32),
+        "frame": np.array([[0, 0, 99, 99, *corner] for corner in corners], np.float32),
     }
-    assert np.array_equal(backend.run("r", tiles)["alpha"], mask)
+    expected = [plane[top : top + 16, left : left + 16] for plane, (top, left) in zip(mask, corners, strict=True)]
+    assert np.array_equal(backend.run("r", tiles)["alpha"], expected)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from triton.runtime.errors import OutOfResources
 
 from artifact import Artifact, Manifest, NewFile, TensorSpec, write_artifact
+from modeling.crm.decoder import TileWindow
 from modeling.crm.weights import save_refiner
 from server.app.composition import _backend_maker, compose
 from server.backends.base import BackendFault, OutOfMemoryFault
@@ -109,12 +110,16 @@ def test_a_refiner_runs_from_its_weights(backend: TorchBackend, tmp_path: Path) 
     tiles: dict[str, NDArray[Any]] = {
         "image": rng.integers(0, 256, (1, side, side, 3), dtype=np.uint8),
         "mask": rng.random((1, side, side), dtype=np.float32),
-        "frame": np.array([[0, 0, side, side]], np.float32),
+        "frame": np.array([[0, 0, side, side, 80, 8]], np.float32),
     }
     found = backend.run("refiner", tiles)["alpha"]
+    answer = refiner.manifest.outputs[0].shape[1]
+    window = TileWindow(side, torch.tensor([[80, 8]]), int(answer))
     image = torch.from_numpy(tiles["image"]).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        expected = small_refiner()(image, torch.from_numpy(tiles["mask"]), torch.from_numpy(tiles["frame"]))
+        frame = torch.from_numpy(tiles["frame"][:, :4])
+        expected = small_refiner().answer(image, torch.from_numpy(tiles["mask"]), frame, window)
+    assert found.shape == (1, answer, answer)
     np.testing.assert_array_equal(found, expected.numpy())
 
 
@@ -125,9 +130,10 @@ def test_a_refiner_without_weights_runs_all_the_same(backend: TorchBackend) -> N
     tiles: dict[str, NDArray[Any]] = {
         "image": np.zeros((1, side, side, 3), np.uint8),
         "mask": np.zeros((1, side, side), np.float32),
-        "frame": np.array([[0, 0, side, side]], np.float32),
+        "frame": np.array([[0, 0, side, side, 0, 0]], np.float32),
     }
-    assert backend.run("refiner", tiles)["alpha"].shape == (1, side, side)
+    answer = refiner.manifest.outputs[0].shape[1]
+    assert backend.run("refiner", tiles)["alpha"].shape == (1, answer, answer)
     backend.unload("refiner")
     with pytest.raises(BackendFault, match="refiner is not loaded"):
         backend.run("refiner", tiles)

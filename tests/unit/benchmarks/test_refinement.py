@@ -19,6 +19,7 @@ from benchmarks.refinement.tables import table
 from benchmarks.refinement.work import cost_of
 from matting.geometry import restore
 from matting.quality import mean_boundary_accuracy
+from matting.refinement import TileShape
 from modeling.crm.config import COMPACT
 from modeling.crm.network import CRM
 from server.default_model import refiner_directory
@@ -195,10 +196,12 @@ def test_multiply_adds_by_hand():
     """Of the compact refiner for a pixel: each layer's weights, over the square of its stride."""
     stem, first, second = 5 * 5 * 4 * 32 / 4, (9 * 32 + 9 * 64 + 32) * 64 / 16, (9 * 64 + 9 * 96 + 64) * 96 / 64
     cues = 4 * (3 * 4 + 1)
-    fused = 16 * (32 / 4 + 64 / 16 + 96 / 64 + cues / 4) + 9 * 64 * 48 / 4
-    found = cost_of(CRM(COMPACT).eval())
-    assert found.encode == stem + first + second + fused + 48 * 16 / 4
+    joined = 16 * (32 / 4 + 64 / 16 + 96 / 64 + cues / 4)
+    found = cost_of(CRM(COMPACT).eval(), TileShape(256, 40))
+    assert found.encode == stem + first + second + joined + (9 * 64 * 48 + 48 * 16) / 4
     assert found.decode == 4 * (16 * 16 + 16 * 9)
+    mixed = 9 * 64 * 48 * 92**2 + 48 * 16 * 90**2  # the window's 88 cells, and two or one more on every side
+    assert found.tile == (stem + first + second + joined) * 256**2 + mixed + found.decode * 176**2
     assert found.giga(1e9, 2e9) == found.encode + 2 * found.decode
 
 

@@ -13,7 +13,7 @@ from modeling.crm.cascade import SINGLE_PASS, CascadeOptions, cascade, stages
 from modeling.crm.network import Latent
 from modeling.crm.receptive_field import halo
 from modeling.crm.weights import load_refiner
-from tests.support.crm import SMALL, THIN_RESNET50, picture, seeded_refiner, small_refiner, soft_mask
+from tests.support.crm import THIN_RESNET50, picture, seeded_refiner, small_refiner, soft_mask
 from tests.support.tolerance import CRM_TILES
 from training.data.scene import sample
 from training.refiner.coarse import upsampled
@@ -28,9 +28,11 @@ def inputs(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_stages_in_tiles_are_the_stages_of_the_whole():
+    """Of the refiner that ships: through four stages a random one enlarges rounding beyond the criterion."""
     image, coarse = inputs(230, 310)
-    whole = list(stages(small_refiner(), image, coarse, CascadeOptions(tile=None)))
-    tiled = list(stages(small_refiner(), image, coarse, CascadeOptions(tile=2 * halo(SMALL) + 48, queries=5000)))
+    network = load_refiner(REFINER)
+    whole = list(stages(network, image, coarse, CascadeOptions(tile=None)))
+    tiled = list(stages(network, image, coarse, CascadeOptions(tile=2 * halo(network.config) + 48, queries=5000)))
     assert len(whole) == 4
     for one, other in zip(whole, tiled, strict=True):
         assert one.shape == (230, 310)

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from modeling.crm import encoder
 from modeling.crm.alignment import whole_frame
 from modeling.crm.config import COMPACT, RESNET50, CrmConfig, StageConfig
-from modeling.crm.decoder import ImplicitDecoder, Points
-from modeling.crm.network import CRM, mask_logits
+from modeling.crm.decoder import ImplicitDecoder, Points, TileWindow
+from modeling.crm.network import CRM, mask_logits, squares
 from modeling.crm.receptive_field import halo, reach
 from tests.support.crm import SMALL, THIN_RESNET50, picture, seeded_refiner, small_refiner, soft_mask
 from tests.support.tolerance import CRM_POINTS, CRM_TILES
@@ -213,6 +213,31 @@ def test_tiles_at_the_canvas_border_need_no_halo_there():
         whole = network(image, mask)
         corner = network(image[:, :, 64:, 64:], mask[:, 64:, 64:], frame)
     assert (corner[:, margin:, margin:] - whole[:, 64 + margin :, 64 + margin :]).abs().max() < CRM_TILES
+
+
+@CONFIGS
+def test_a_window_is_answered_as_the_whole_tile_is(config: CrmConfig):
+    """At the tile's corners too, where the stencil and the mixing end, and in other places for each item."""
+    network, side = seeded_refiner(config), 48
+    image = torch.cat([picture(128, 128, seed) for seed in range(4)])
+    mask = torch.cat([soft_mask(128, 128, seed) for seed in range(4)])
+    start = torch.tensor([[0, 0], [80, 80], [40, 40], [8, 80]])
+    frame = torch.tensor([[0, 0, 128, 128], [3872, 5872, 4000, 6000], [80, 96, 4000, 6000], [0, 5872, 4000, 6000]])
+    with torch.no_grad():
+        whole = network(image, mask, frame.float())
+        found = network.answer(image, mask, frame.float(), TileWindow(128, start, side))
+    assert found.shape == (4, side, side)
+    for alpha, answer, (top, left) in zip(whole, found, start.tolist(), strict=True):
+        expected = alpha[top : top + side, left : left + side]
+        assert expected.std() > 0.02
+        assert (answer - expected).abs().max() < CRM_POINTS
+
+
+def test_squares_are_slices():
+    planes = torch.randn(3, 5, 20, 30)
+    start = torch.tensor([[0, 0], [14, 24], [3, 7]])
+    for plane, found, (top, left) in zip(planes, squares(planes, start, 6), start.tolist(), strict=True):
+        assert torch.equal(found, plane[:, top : top + 6, left : left + 6])
 
 
 @CONFIGS

@@ -128,8 +128,12 @@ def refine_one(image: np.ndarray) -> None:
     coarse[:, 30:42] = np.linspace(0.1, 0.9, 12, dtype=np.float32)
     coarse[:, 42:] = 1
     options = RefineOptions(EAGER.band, FusionOptions(agreement=100.0), batch=4)
-    refinement = refine(image.copy(), coarse, TileShape(256, 40), options)
-    refined = run(refinement, lambda tiles: [np.sqrt(tile.mask) for tile in tiles if isinstance(tile, Tile)])
+    shape = TileShape(256, 40)
+    refinement = refine(image.copy(), coarse, shape, options)
+    refined = run(
+        refinement,
+        lambda tiles: [np.sqrt(tile.mask[tile.window(shape.answer)]) for tile in tiles if isinstance(tile, Tile)],
+    )
     assert refined.report.dropped == 0
     assert image.shape[0] < 1000 or refined.report.stages[-1].band_share > 0.2
 

@@ -29,6 +29,7 @@ from server.pipeline.refining import AUTO_SIDE, Errand, advance, drive, make_pla
 from server.pipeline.request import Crop, Output, OutputFormat, Refine, SegmentOptions, SegmentRequest
 from tests.support.backends import DeviceScript, counted, turn_loop
 from tests.support.images import decoded, jpeg, png
+from tests.support.refiners import each, identity
 
 WORKING = (96, 96)
 SIZE = (300, 400)
@@ -349,13 +350,16 @@ def test_only_a_refiner_that_was_shown_not_to_harm_is_harmless(found):
     [
         ({"kind": "matte"}, "expected an artifact of kind refine, found matte"),
         ({"halo": None}, "expected the halo of a refiner's tiles in the manifest, found none"),
-        ({"halo": 30}, "halo: expected 0 to 28 pixels for tiles of 64, found 30"),
-        ({"input_size": (64, 72)}, "expected the inputs image, mask and frame"),
+        ({"halo": 30}, "halo: expected 0 to 24 pixels for tiles of 64, found 30"),
+        ({"input_size": (64, 72)}, "expected `image` uint8"),
         (
             {"inputs": (TensorSpec("image", "uint8", ("batch", 64, 64, 3)),)},
-            "expected the inputs image, mask and frame",
+            r"`frame` float32 \['batch', 6\], `alpha` .*, found `image` [^`]*`alpha` .*: export the refiner anew",
         ),
-        ({"outputs": (TensorSpec("alpha", "float32", ("batch", 32, 32)),)}, "expected the inputs image, mask and fram"),
+        (
+            {"outputs": (TensorSpec("alpha", "float32", ("batch", 64, 64)),)},
+            r"expected .*`alpha` float32 \['batch', 48, 48\], found .*`alpha` float32 \['batch', 64, 64\]",
+        ),
     ],
 )
 def test_what_is_no_refiner(change, message):
@@ -375,7 +379,7 @@ def test_a_refiner_that_is_not_there(tmp_path):
 def test_items_carry_what_the_request_wants():
     manifest = fake_artifact(WORKING).manifest
     errand = Errand("model", manifest, 12.5, "request-7", HostWork(priority=Priority.HIGH))
-    tile = Tile(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.float32), np.zeros(4, np.float32))
+    tile = Tile(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.float32), np.zeros(6, np.float32))
     canvas = Canvas(np.zeros((*WORKING, 3), np.uint8))
     for question, artifact_id, names in (
         (tile, REFINER.artifact_id, {"image", "mask", "frame"}),
@@ -397,7 +401,7 @@ async def test_the_driver_hands_answers_back_in_order():
     async def ask(questions):
         asked.append(len(questions))
         await turn_loop(1)
-        return [question.mask for question in questions]
+        return each(identity, REFINER.shape)(questions)
 
     refined = await drive(refine(image, coarse_of(image), REFINER.shape), on_host, ask)
     assert sum(asked) == refined.report.tiles

@@ -124,7 +124,7 @@ def test_the_soft_rule_reduces_to_it() -> None:
     fine = np.random.default_rng(0).random((128, 128), dtype=np.float32)
     options = RefineOptions(band=BandOptions(contour=1, dilate=0, feather=0, max_share=1.0), fusion=None, scales=(1.0,))
     image = np.zeros((128, 128, 3), np.uint8)
-    refined = run(refine(image, coarse, TileShape(128, 0), options), each(lambda tile: fine))
+    refined = run(refine(image, coarse, TileShape(128, 0), options), each(lambda tile: fine, TileShape(128, 0)))
     weight = restore(boundary(mask, 1).astype(np.float32), (128, 128))
     assert 0 < weight.mean() < 0.5
     assert np.abs(refined.alpha - compose(fine, restore(coarse, (128, 128)), weight)).max() < 1e-6

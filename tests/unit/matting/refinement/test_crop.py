@@ -5,13 +5,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matting.geometry import fit, restore
-from matting.refinement import Canvas, CropOptions, RefineOptions, TileShape, refine, run
+from matting.refinement import Canvas, CropOptions, RefineOptions, refine, run
 from matting.refinement.coarse import CoarseMask
 from matting.refinement.crop import subject_box
-from tests.support.refiners import Answerer, each, identity
+from tests.support.refiners import SHAPE, Answerer, each, identity
 
 SIZE = (600, 900)
-SHAPE = TileShape(64, 8)
 OPTIONS = RefineOptions(crop=CropOptions())
 
 

@@ -6,12 +6,11 @@ import pytest
 from numpy.typing import NDArray
 
 from matting.geometry import restore
-from matting.refinement import EAGER, BandOptions, FusionOptions, RefineOptions, TileShape, refine, run, sampling
+from matting.refinement import EAGER, BandOptions, FusionOptions, RefineOptions, refine, run, sampling
 from matting.refinement.evidence import contradiction, find_evidence
 from tests.support.images import disc, noise
-from tests.support.refiners import each, truth_crop
+from tests.support.refiners import SHAPE, each, truth_crop
 
-SHAPE = TileShape(64, 8)
 SIZE = (400, 300)
 
 

@@ -23,10 +23,9 @@ from matting.refinement import (
 )
 from matting.refinement.band import find_band
 from tests.support.images import disc, noise
-from tests.support.refiners import convolution, each, flipped, identity, offset, truth_crop
+from tests.support.refiners import SHAPE, convolution, each, flipped, identity, offset, truth_crop
 from tests.support.tolerance import TILED_ALPHA
 
-SHAPE = TileShape(64, 8)
 WORKING = (96, 96)
 PLAIN = RefineOptions(fusion=None)
 
@@ -99,8 +98,8 @@ def test_tiled_equals_whole(size: tuple[int, int]) -> None:
     matted = disc(*size)
     coarse = averaged(matted.alpha)
     answer = convolution(7)  # reaches 7 pixels, the halo has 8
-    tiled = run(refine(matted.image, coarse, TileShape(64, 8)), each(answer))
-    whole = run(refine(matted.image, coarse, TileShape(408, 8)), each(answer))
+    tiled = run(refine(matted.image, coarse, SHAPE), each(answer))
+    whole = run(refine(matted.image, coarse, TileShape(408, 8)), each(answer, TileShape(408, 8)))
     assert len(tiled.report.stages) == len(whole.report.stages)
     assert whole.report.tiles < tiled.report.tiles
     assert np.abs(tiled.alpha - whole.alpha).max() < TILED_ALPHA
@@ -111,8 +110,8 @@ def test_a_halo_that_is_too_small_shows() -> None:
     """The test above can fail."""
     matted = disc(301, 203)
     coarse = averaged(matted.alpha)
-    tiled = run(refine(matted.image, coarse, TileShape(64, 0)), each(convolution(7)))
-    whole = run(refine(matted.image, coarse, TileShape(408, 0)), each(convolution(7)))
+    tiled = run(refine(matted.image, coarse, TileShape(64, 0)), each(convolution(7), TileShape(64, 0)))
+    whole = run(refine(matted.image, coarse, TileShape(408, 0)), each(convolution(7), TileShape(408, 0)))
     assert np.abs(tiled.alpha - whole.alpha).max() > 100 * TILED_ALPHA
 
 
@@ -134,8 +133,7 @@ def test_the_order_in_which_tiles_are_computed_does_not_matter() -> None:
     options = RefineOptions(batch=1000)
 
     def backwards(questions):
-        answers = {id(tile): convolution(7)(tile) for tile in reversed(questions)}
-        return [answers[id(tile)] for tile in questions]
+        return each(convolution(7))(questions[::-1])[::-1]
 
     found = run(refine(matted.image, coarse, SHAPE, options), backwards)
     one = run(refine(matted.image, coarse, SHAPE, replace(options, batch=1)), each(convolution(7)))
@@ -146,7 +144,8 @@ def test_everywhere_is_the_dense_run() -> None:
     """With a band of everything and no fusion, a single pass is the refiner's own answer."""
     matted = disc(100, 90)
     coarse = averaged(matted.alpha)
-    found = run(refine(matted.image, coarse, TileShape(128, 8), SINGLE_PASS), each(truth_crop(matted.alpha)))
+    shape = TileShape(128, 8)
+    found = run(refine(matted.image, coarse, shape, SINGLE_PASS), each(truth_crop(matted.alpha), shape))
     assert np.abs(found.alpha - matted.alpha).max() < 1e-6
 
 
@@ -202,7 +201,7 @@ def test_the_offset_of_one_tile_among_others_is_held_down_without_a_seam() -> No
     options = RefineOptions(BandOptions(everywhere=True, max_share=1.0), FusionOptions(rounds=0), scales=(1.0,))
 
     def one(tile):
-        return tile.mask + np.float32(0.15 if tile.frame[0] == tile.frame[1] == 96 else 0.0)
+        return tile.mask + np.float32(0.15 if tile.frame[0] == tile.frame[1] == 88 else 0.0)
 
     plain = run(refine(matted.image, coarse, SHAPE, replace(options, fusion=None)), each(one))
     found = run(refine(matted.image, coarse, SHAPE, options), each(one))
@@ -260,8 +259,9 @@ def test_answers_that_are_no_numbers_are_not_used() -> None:
 
 def test_an_answer_of_the_wrong_size_is_an_error() -> None:
     matted = disc(200, 200)
-    with pytest.raises(ValueError, match=r"expected the answer to a tile, \(64, 64\), found \(8, 8\)"):
-        run(refine(matted.image, averaged(matted.alpha), SHAPE), each(lambda tile: tile.mask[:8, :8]))
+    smaller = each(identity, TileShape(64, 16))
+    with pytest.raises(ValueError, match=r"expected the answer to a tile, \(48, 48\), found \(32, 32\)"):
+        run(refine(matted.image, averaged(matted.alpha), SHAPE), smaller)
 
 
 def test_alpha_stays_within_its_bounds_and_the_mask_is_not_changed() -> None:
@@ -293,7 +293,7 @@ def test_work_grows_with_the_boundary_not_with_the_image() -> None:
         y, x = np.ogrid[:512, :512]  # the network's canvas is square, so that the wide image is squashed
         y, x = (y + 0.5) * size[0] / 512, (x + 0.5) * size[1] / 512
         coarse = np.clip((radius - np.hypot(y - size[0] / 2, x - size[0] * 0.7)) / 8 + 0.5, 0, 1).astype(np.float32)
-        refined = run(refine(np.zeros((*size, 3), np.uint8), coarse, shape), each(identity))
+        refined = run(refine(np.zeros((*size, 3), np.uint8), coarse, shape), each(identity, shape))
         tiles[name] = refined.report.tiles
     assert tiles["widened"] <= 1.3 * tiles["as it is"]
     assert tiles["scaled"] <= 1.6 * tiles["as it is"]
