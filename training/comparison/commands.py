@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from training.comparison.trials import Plan, as_table, run_trials
+from training.comparison.trials import Plan, as_differences, as_table, run_trials
 from training.comparison.variants import loss_variants, network_variants
 from training.config import TrainingConfig
 from training.data.pool import PoolContents, fill, is_pool
@@ -36,7 +36,8 @@ def _compare(options: argparse.Namespace) -> None:
         "held_out_images": plan.count,
     }
     try:
-        print(as_table(run_trials(variants, plan, options.out, about)))
+        trials = run_trials(variants, plan, options.out, about)
+        print(as_table(trials), as_differences(trials), sep="\n\n")
     except ValueError as error:
         raise SystemExit(str(error)) from error
 

@@ -107,5 +107,28 @@ def as_table(trials: Iterable[Mapping[str, Any]], sets: Iterable[str] = HELD_OUT
     return "\n".join(lines)
 
 
-def _cell(values: list[float]) -> str:
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+def as_differences(trials: Iterable[Mapping[str, Any]], sets: Iterable[str] = HELD_OUT) -> str:
+    """Markdown: what every other variant's error and IoU are above those of the first one with the same seed.
+
+    Trials of one seed saw the same images from the same beginning, so that differences vary less than their figures.
+    """
+    every = list(trials)
+    first = {trial["seed"]: trial for trial in every if trial["variant"] == every[0]["variant"]}
+    others: dict[str, list[Mapping[str, Any]]] = {}
+    for trial in every:
+        if trial["variant"] != every[0]["variant"] and trial["seed"] in first:
+            others.setdefault(trial["variant"], []).append(trial)
+    columns = [(name, figure) for name in sets for figure in ("iou", "mae")]
+    lines = [
+        f"| against {every[0]['variant']} | " + " | ".join(f"{name}: {figure}" for name, figure in columns) + " |",
+        "|---|" + "---:|" * len(columns),
+    ]
+    for variant, rows in others.items():
+        pairs = [(row["sets"], first[row["seed"]]["sets"]) for row in rows]
+        cells = [_cell([own[name][key] - other[name][key] for own, other in pairs], "+") for name, key in columns]
+        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float], sign: str = "") -> str:
+    return f"{mean(values):{sign}.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")

@@ -17,6 +17,9 @@ SMALL = BiRefNetConfig(
 )
 """A network that minutes can train, with every part that a loss term supervises."""
 
+_AVERAGE = 0.98
+"""Of the average of weights, over some fifty steps: a longer one would still remember a short run's beginning."""
+
 RESIDUAL = replace(COMPACT, backbone=ResNetConfig((32, 64, 128, 256), (2, 3, 4, 3)))
 
 
@@ -24,7 +27,13 @@ def loss_variants(steps: int, size: int, batch: int) -> dict[str, TrainingConfig
     """BiRefNet's general loss, with each of its terms left out, and with each optional one added."""
     general = PRESETS["general"]
     base = TrainingConfig(
-        SMALL, (Phase(1.0, size, batch),), Budget(steps=steps), learning_rate=2e-3, loss=general, precision="bf16"
+        SMALL,
+        (Phase(1.0, size, batch),),
+        Budget(steps=steps),
+        learning_rate=2e-3,
+        loss=general,
+        ema_decay=_AVERAGE,
+        precision="bf16",
     )
     variants = {"general: bce, iou, ssim, mae, gradient": base}
     for term in ("bce", "iou", "ssim", "mae", "gradient"):
@@ -66,7 +75,13 @@ def network_variants(seconds: float, size: int, batch: int) -> dict[str, Trainin
     phases = (Phase(1.0, size, batch),)
     return {
         name: TrainingConfig(
-            network, phases, Budget(seconds=seconds), learning_rate=1.5e-3, loss=PRESETS["general"], precision="bf16"
+            network,
+            phases,
+            Budget(seconds=seconds),
+            learning_rate=1.5e-3,
+            loss=PRESETS["general"],
+            ema_decay=_AVERAGE,
+            precision="bf16",
         )
         for name, network in networks.items()
     }

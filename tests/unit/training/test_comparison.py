@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from modeling.birefnet.network import BiRefNet
+from tests.support.processes import ROOT
 from tests.support.tiny_training import tiny_config
 from training.__main__ import main
 from training.comparison import trials as module
-from training.comparison.trials import Plan, as_table, run_trials
+from training.comparison.trials import Plan, as_differences, as_table, run_trials
 from training.comparison.variants import SMALL, loss_variants, network_variants
 from training.data.pool import PoolContents, fill
 
@@ -49,15 +50,27 @@ def test_the_same_seed_finds_the_same(pool: Path):
     assert first == again
 
 
-def trial(variant: str, mae: float) -> dict[str, Any]:
+def trial(variant: str, mae: float, seed: int = 0) -> dict[str, Any]:
     figures = {"mae": mae, "iou": 0.5, "boundary_iou": 0.25, "mba": 0.75}
-    return {"variant": variant, "seed": 0, "steps": 7, "sets": {"heldout-easy": figures}}
+    return {"variant": variant, "seed": seed, "steps": 7, "sets": {"heldout-easy": figures}}
 
 
 def test_the_table_gives_mean_and_deviation():
     rows = as_table([trial("a", 0.1), trial("b", 0.2), trial("a", 0.3)], ["heldout-easy"]).splitlines()
     assert rows[2] == "| a | 2 | 7 | 0.200 ± 0.141 | 0.500 ± 0.000 | 0.250 ± 0.000 | 0.750 ± 0.000 |"
     assert rows[3] == "| b | 1 | 7 | 0.200 | 0.500 | 0.250 | 0.750 |"
+
+
+def test_differences_are_those_of_one_seed():
+    trials = [trial("a", 0.1, 1), trial("b", 0.2, 1), trial("a", 0.5, 2), trial("b", 0.6, 2), trial("b", 9.0, 3)]
+    rows = as_differences(trials, ["heldout-easy"]).splitlines()
+    assert rows[0] == "| against a | heldout-easy: iou | heldout-easy: mae |"
+    assert rows[2:] == ["| b | +0.000 ± 0.000 | +0.100 ± 0.000 |"]
+
+
+def test_the_documented_comparison_of_losses_is_what_was_measured():
+    trials = json.loads((ROOT / "benchmarks" / "results" / "training" / "losses.json").read_text())["trials"]
+    assert as_differences(trials) in (ROOT / "docs" / "training.md").read_text()
 
 
 def test_loss_variants_differ_in_their_loss_alone():
