@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import secrets
 import socket
@@ -22,6 +23,7 @@ from server.api.local import LocalAdmin
 from server.app.composition import Parts
 from server.frontends.arena import Arena, Slots, create_memory
 from server.frontends.guest import Behind, Guest
+from server.frontends.heard import BEAT_S
 from server.frontends.lines import Lines
 from server.frontends.orders import Greeting, State
 from server.frontends.peer import Peer, connect
@@ -100,6 +102,8 @@ class Fleet:
         self._secret = secrets.token_bytes(16)
         self._members: dict[int, _Member] = {}
         self._state: State | None = None
+        self._told = -math.inf  # when that was told
+        self._following: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -116,7 +120,8 @@ class Fleet:
         Raises:
             OSError: One of them does not.
         """
-        self._spawn(self._follow_state())
+        self._following = asyncio.create_task(self._follow_state())
+        self._following.add_done_callback(_report)
         try:
             async with asyncio.TaskGroup() as group:
                 for number in range(self._settings.frontends):
@@ -140,6 +145,8 @@ class Fleet:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         members = list(self._members.values())
         await asyncio.gather(*(_stop(member, grace_s) for member in members))
+        if self._following is not None:  # to the end: who still serves must not think that nobody is there
+            self._following.cancel()
         for member in members:
             member.guest.gone()
         self._members.clear()
@@ -208,10 +215,10 @@ class Fleet:
         return State(self._unready_reason(), engine.live, self._parts.models.listing())
 
     def tell_state(self) -> None:
-        """Let every front end know at once what has changed."""
-        state = self._now()
-        if state != self._state:
-            self._state = state
+        """Let every front end know at once what has changed, and now and then that nothing has."""
+        state, now = self._now(), time.monotonic()
+        if state != self._state or now >= self._told + BEAT_S:
+            self._state, self._told = state, now
             for member in self._members.values():
                 member.peer.note("state", state)
 

@@ -20,6 +20,7 @@ from server.app.transports import Transports, transport_limits
 from server.app.watch import watch
 from server.frontends.arena import Arena
 from server.frontends.desk import Desk
+from server.frontends.heard import Heard
 from server.frontends.lines import work
 from server.frontends.orders import Greeting, State
 from server.frontends.peer import Handler, Peer, connect
@@ -29,6 +30,9 @@ _log = logging.getLogger(__name__)
 
 FAILED = 1
 _FILES_INTERVAL_S = 1.0  # as in `server.app.lifecycle`
+_HEALTH_INTERVAL_S = (
+    0.25  # in which gRPC health follows the silence of the engine process; its words it follows at once
+)
 _LINGER_S = 0.1  # for the last words to leave
 
 
@@ -70,7 +74,7 @@ class FrontEnd:
     """Both transports, in front of an engine process."""
 
     def __init__(self) -> None:
-        self._state = State("the models are warming up", live=True, models=())
+        self._heard = Heard(State("the models are warming up", live=True, models=()))
         self._greeting: asyncio.Future[Greeting] = asyncio.get_running_loop().create_future()
         self._keys: dict[str, bytes] = {}  # of each file, as it was told last
         self._rings: dict[str, KeyRing] = {}
@@ -83,7 +87,7 @@ class FrontEnd:
     def greet(self, greeting: Greeting) -> None:
         """What comes first; what is told later may be heard before it is looked at."""
         self._keys.update(greeting.keys)
-        self._state = greeting.state
+        self._heard.take(greeting.state)
         self._greeting.set_result(greeting)
 
     def lose(self, _: object) -> None:
@@ -93,7 +97,7 @@ class FrontEnd:
 
     def take_state(self, state: State) -> None:
         """What the engine process says of itself."""
-        self._state = state
+        self._heard.take(state)
         self._changed.set()
 
     def take_keys(self, opens: str, content: bytes) -> None:
@@ -127,9 +131,9 @@ class FrontEnd:
             pipeline=DistantPipeline(peer, desk, image_limits(settings), greeting.secret),
             metrics=DistantMetrics(peer),
             limits=transport_limits(settings),
-            unready_reason=lambda: self._state.unready_reason,
-            live=lambda: self._state.live,
-            models=lambda: self._state.models,
+            unready_reason=lambda: self._heard.unready_reason,
+            live=lambda: self._heard.live,
+            models=lambda: self._heard.models,
             entrance=entrance,
             hold=entrance.hold,
             gate=gate,
@@ -143,11 +147,15 @@ class FrontEnd:
         """Let gRPC health follow the engine process until that ends everything; the exit code."""
         transports = self._own()
         endings = {asyncio.ensure_future(ending): what for what, ending in transports.endings().items()}
+        silent = False
         while not self._stopping:
             self._changed.clear()
-            await transports.say(serving=self._state.unready_reason is None)
+            await transports.say(serving=self._heard.unready_reason is None)
+            if self._heard.silent and not silent:
+                _log.critical("not ready any more: %s", self._heard.unready_reason)
+            silent = self._heard.silent
             changed = asyncio.ensure_future(self._changed.wait())
-            await asyncio.wait((changed, *endings), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((changed, *endings), timeout=_HEALTH_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
             ended = [what for ending, what in endings.items() if ending.done()]
             if ended and not self._stopping:

@@ -7,13 +7,16 @@ import asyncio
 import os
 import select
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.app import fleet
 from server.app.fleet import Fleet
@@ -21,7 +24,7 @@ from tests.support import clients
 from tests.support.backends import PATIENCE_S, DeviceScript, counted
 from tests.support.clients import STARTING_S, RunningServer, marked_png, running_server, until
 from tests.support.images import disc, png
-from tests.support.processes import live_server
+from tests.support.processes import LiveServer, live_server
 
 FLAGS = ("--backend", "fake", "--refiner", "none", "--frontends", "2")
 ALONE = {"Connection": "close"}
@@ -230,6 +233,39 @@ def test_without_the_engine_process_no_front_end_lives(signals, code):
             ready, _, _ = select.select([descriptor], [], [], PATIENCE_S)
             assert ready, "a front end lives on"
             os.close(descriptor)
+
+
+def wait_for_status(live: LiveServer, path: str, wanted: int) -> None:
+    """Until a probe has that answer, whichever of two front ends is asked: over connections of their own."""
+    deadline, in_a_row = time.monotonic() + PATIENCE_S, 0
+    while in_a_row < 20:
+        found = httpx.get(live.http + path, headers=ALONE, timeout=PATIENCE_S).status_code
+        in_a_row = in_a_row + 1 if found == wanted else 0
+        assert time.monotonic() < deadline, f"{path} still answers {found}"
+
+
+def wait_for_health(live: LiveServer, wanted: int) -> None:
+    with grpc.insecure_channel(live.grpc) as channel:
+        deadline, stub = time.monotonic() + PATIENCE_S, health_pb2_grpc.HealthStub(channel)
+        while stub.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S).status != wanted:
+            assert time.monotonic() < deadline, "health still says something else"
+
+
+@pytest.mark.parametrize("path", ["/readyz", pytest.param("/livez", marks=pytest.mark.slow)])
+def test_an_engine_process_that_hangs_fails_the_probes_of_its_front_ends(path):
+    with live_server(*FLAGS) as live:
+        wait_for_status(live, path, 200)
+        live.signal(signal.SIGSTOP)
+        try:
+            wait_for_status(live, path, 503)
+            wait_for_health(live, health_pb2.HealthCheckResponse.NOT_SERVING)
+        finally:
+            live.signal(signal.SIGCONT)
+        wait_for_status(live, path, 200)
+        wait_for_health(live, health_pb2.HealthCheckResponse.SERVING)
+        assert "the engine process has said nothing" in live.wait_for("not ready any more: the engine")["message"]
+        live.signal()
+        assert live.wait() == 0
 
 
 def test_a_signal_to_the_whole_group_drains_like_one_to_the_engine_process():
