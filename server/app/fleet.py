@@ -21,6 +21,7 @@ from server.access import Gate, KeyRing
 from server.api.addresses import bind_socket
 from server.api.local import LocalAdmin
 from server.app.composition import Parts
+from server.app.interpreter import stop_signals_blocked
 from server.frontends.arena import Arena, Slots, create_memory
 from server.frontends.guest import Behind, Guest
 from server.frontends.heard import BEAT_S
@@ -171,12 +172,16 @@ class Fleet:
         """
         listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         member = await self._start_process(number, listening)
-        await asyncio.wait((listening, member.peer.lost), timeout=_START_S, return_when=asyncio.FIRST_COMPLETED)
-        if not listening.done():
-            listening.cancel()
-            del self._members[number]
-            member.guest.gone()
-            await _ended(member)
+        try:
+            await asyncio.wait((listening, member.peer.lost), timeout=_START_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not listening.done():  # nobody has reached it yet
+                listening.cancel()
+                del self._members[number]
+                member.guest.gone()
+                member.process.kill()
+                await _ended(member)
+        if listening.cancelled():
             raise OSError(f"front end {number} does not listen: expected that within {_START_S:g} s")
         member.listens = True
         member.peer.lost.add_done_callback(lambda _: self._lost(number, member))
@@ -196,7 +201,8 @@ class Fleet:
             given = {"peer": there[0].fileno(), "memory": memory, "bytes": size, "lines": lines, "path": sys.path}
             command = [sys.executable, "-P", "-c", _CODE, json.dumps(given)]
             inherited = (there[0].fileno(), memory, *lines)
-            process = subprocess.Popen(command, pass_fds=inherited)  # noqa: ASYNC220, S603 - some milliseconds
+            with stop_signals_blocked():  # it hears none from its very beginning
+                process = subprocess.Popen(command, pass_fds=inherited)  # noqa: ASYNC220, S603 - some milliseconds
             guest = Guest(self._behind, Lines(here[1:]), Slots(Arena(memory, size)))
             handlers = {**guest.handlers(), "listening": lambda: listening.set_result(None)}
             peer = await connect(handlers, here[0])

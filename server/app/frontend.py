@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import signal
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from server.api.addresses import bind_socket
 from server.api.certificates import CertificatesError
 from server.api.service import Service
 from server.app.composition import compression, image_limits, open_certificates, open_gate
-from server.app.interpreter import begin_logging, end_now, freeze_heap, loop_factory
+from server.app.interpreter import begin_logging, end_now, freeze_heap, ignore_stop_signals, loop_factory
 from server.app.transports import Transports, transport_limits
 from server.app.watch import watch
 from server.frontends.arena import Arena
@@ -42,9 +41,7 @@ def main(given: Mapping[str, Any]) -> None:
     Args:
         given: The file descriptors `peer`, `memory` and `lines`, and `bytes`, the size of that memory.
     """
-    # Signals to a whole group, from a terminal or a service manager, are for the engine process to obey.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_stop_signals()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         code = runner.run(_live(given))
     end_now(code)

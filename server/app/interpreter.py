@@ -4,12 +4,17 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from server.observability.logs import configure_logging
 from server.settings import Settings
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""What a server is told to end by. A terminal or a service manager may send them to all of its processes."""
 
 
 def begin_logging(settings: Settings) -> None:
@@ -35,6 +40,23 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:  # not on Windows
         return None
     return uvloop.new_event_loop
+
+
+@contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """A process that is started meanwhile hears no `STOP_SIGNALS` until it wants to; this one hears them afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_stop_signals() -> None:
+    """Leave them to the process that has started this one, also those that have come and were blocked."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def leave_threads_behind(code: int) -> None:

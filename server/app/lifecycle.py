@@ -18,7 +18,7 @@ from server.api.local import LocalAdmin, LocalEntrance
 from server.api.service import Service
 from server.app.composition import Parts, compose, open_certificates, open_gate
 from server.app.fleet import Fleet
-from server.app.interpreter import begin_logging, freeze_heap, leave_threads_behind, loop_factory
+from server.app.interpreter import STOP_SIGNALS, begin_logging, freeze_heap, leave_threads_behind, loop_factory
 from server.app.transports import Transports, transport_limits
 from server.app.watch import Watched, watch
 from server.backends.base import Backend, BackendFault
@@ -44,7 +44,6 @@ _CANNOT_START = (
 _LAST_ANSWERS_S = 1.0  # to be sent in, when the time to drain is over
 _HEALTH_INTERVAL_S = 0.25  # in which gRPC health follows the engine; `/readyz` asks it directly
 _FILES_INTERVAL_S = 1.0  # in which a changed file of keys is noticed; reading it takes well under a millisecond
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run(settings: Settings) -> int:
@@ -77,12 +76,12 @@ async def serve(
         _log.critical("cannot start: %s", error)
         return FAILED
     loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, process.take_signal, number)
     try:
         return await process.run()
     finally:
-        for number in _SIGNALS:
+        for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
 
 
@@ -149,14 +148,12 @@ class Process:
 
     async def run(self) -> int:
         """Start, serve, drain; the exit code."""
-        try:
-            await self._transports.start()
-        except OSError as error:
-            _log.critical("cannot start: %s", error)
-            await asyncio.gather(self._transports.stop(0), self.parts.close())
-            return FAILED
-        _log.info("listening, warming up", extra=self._addresses())
         stopping = asyncio.create_task(self._stopping.wait())
+        if (code := await self._listen(stopping)) is not None:
+            stopping.cancel()
+            await asyncio.gather(self._transports.stop(0), self.parts.close())
+            return code
+        _log.info("listening, warming up", extra=self._addresses())
         starting = asyncio.create_task(self.parts.start())
         watching = asyncio.create_task(watch(self._watched(), _FILES_INTERVAL_S))
         watching.add_done_callback(_report_end_of_watch)
@@ -180,6 +177,22 @@ class Process:
             await self.parts.close()
             if self._tracing is not None:
                 await asyncio.to_thread(self._tracing.close)
+
+    async def _listen(self, stopping: "asyncio.Task[bool]") -> int | None:
+        """Accept connections; the exit code where that fails, or where a signal comes first."""
+        listening = asyncio.create_task(self._transports.start())
+        await asyncio.wait((listening, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not listening.done():
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+            _log.info("ended before anything was served")
+            return 0
+        try:
+            listening.result()
+        except OSError as error:
+            _log.critical("cannot start: %s", error)
+            return FAILED
+        return None
 
     def _watched(self) -> "list[Watched[Any]]":
         """What is made of files that may change."""

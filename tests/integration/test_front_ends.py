@@ -235,6 +235,41 @@ def test_without_the_engine_process_no_front_end_lives(signals, code):
             os.close(descriptor)
 
 
+def starting_front_ends(live: LiveServer) -> list[int]:
+    """As soon as there are two."""
+    deadline = time.monotonic() + PATIENCE_S
+    while len(children := children_of(live.process.pid)) < 2:
+        assert live.process.poll() is None, live.wait_for_records()
+        assert time.monotonic() < deadline, "no front end is started"
+    return children
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_front_ends_that_are_just_starting_leave_signals_to_the_engine_process(number):
+    with live_server(*FLAGS, listening=False) as live:
+        for pid in starting_front_ends(live):
+            os.kill(pid, number)
+        live.wait_for("ready")
+        live.signal(number)
+        assert live.wait() == 0
+        assert not [each for each in live.wait_for_records() if each.get("level") in ("ERROR", "CRITICAL")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_front_ends_start_ends_them_all_and_is_no_failure(number):
+    with live_server(*FLAGS, listening=False) as live:
+        children = starting_front_ends(live)
+        watched = [os.pidfd_open(pid) for pid in children]
+        for pid in (*children, live.process.pid):
+            os.kill(pid, number)
+        assert live.wait() == 0
+        for descriptor in watched:
+            ready, _, _ = select.select([descriptor], [], [], PATIENCE_S)
+            assert ready, "a front end lives on"
+            os.close(descriptor)
+        assert not [each for each in live.wait_for_records() if each.get("level") in ("ERROR", "CRITICAL")]
+
+
 def wait_for_status(live: LiveServer, path: str, wanted: int) -> None:
     """Until a probe has that answer, whichever of two front ends is asked: over connections of their own."""
     deadline, in_a_row = time.monotonic() + PATIENCE_S, 0

@@ -72,12 +72,13 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(*flags: str, ready: bool = True, **environment: str) -> Iterator[LiveServer]:
+def live_server(*flags: str, ready: bool = True, listening: bool = True, **environment: str) -> Iterator[LiveServer]:
     """A server on free ports; killed at the end if it still runs.
 
     Args:
         flags: Of `serve`, beside the ports.
         ready: Wait until it is ready; else only until it listens.
+        listening: Wait for that, too; else it has only just been started.
         environment: Variables to set.
     """
     command = [sys.executable, "-m", "server", "serve", "--port", "0", "--grpc-port", "0", "--log-format", "json"]
@@ -89,9 +90,10 @@ def live_server(*flags: str, ready: bool = True, **environment: str) -> Iterator
     reader = threading.Thread(target=server.read_logs, daemon=True)
     reader.start()
     try:
-        listening = server.wait_for("listening, warming up")
-        server.http, server.grpc = listening["http"], listening["grpc"]
-        if ready:
+        if listening:
+            addresses = server.wait_for("listening, warming up")
+            server.http, server.grpc = addresses["http"], addresses["grpc"]
+        if listening and ready:
             server.wait_for("ready")
         yield server
     finally:
