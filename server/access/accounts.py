@@ -53,7 +53,6 @@ class Account:
         self.withdrawn = False
         self._clock = clock
         self._bucket: TokenBucket | None = None
-        self._told: Allowance | None = None
 
     def __repr__(self) -> str:
         return f"Account({self.name!r})"
@@ -67,17 +66,11 @@ class Account:
         else:
             self._bucket.resize(megapixels_per_minute, self._clock())
 
-    def tell(self, allowance: Allowance | None) -> None:
-        """Say what is left, where that is counted in another process."""
-        self._told = allowance
-
     @property
     def allowance(self) -> Allowance | None:
         """What is left now; None without a limit."""
         if (bucket := self._bucket) is None:
             return None
-        if self._told is not None:
-            return self._told
         now = self._clock()
         remaining = max(0, math.floor(bucket.level(now)))
         return Allowance(math.floor(bucket.per_minute), remaining, math.ceil(bucket.full_s(now)))

@@ -5,12 +5,13 @@ What stands behind them may be in another process (`server.frontends`); so whate
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from server.access import Gate
+from server.access import Account, Gate
+from server.access.accounts import Allowance
 from server.engine.quotas import ModelLimits
 from server.observability.tracing import Tracing
 from server.pipeline.request import SegmentRequest, SegmentResult
@@ -107,6 +108,15 @@ class TransportLimits:
         return self.max_upload_bytes + _ENVELOPE_BYTES
 
 
+Allowances = Callable[[Account], Awaitable[Allowance | None]]
+"""What an account has left; None without a limit, or where that cannot be told."""
+
+
+async def counted_here(account: Account) -> Allowance | None:
+    """Of accounts whose requests are all counted in this process."""
+    return account.allowance
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """Everything behind the transports.
@@ -122,6 +132,7 @@ class Service:
         entrance: The gate that is passed before a body is read.
         hold: Counts so many bytes among the memory inside while its context is open: an answer that is being written.
         admin: What administrators may change; None where there are none.
+        allowance: What an account has left at the moment of an answer.
         tracing: Begins traces; None where there are none.
     """
 
@@ -135,6 +146,7 @@ class Service:
     hold: Callable[[int], AbstractContextManager[None]]
     gate: Gate = field(default_factory=Gate)
     admin: Admin | None = None
+    allowance: Allowances = counted_here
     tracing: Tracing | None = None
 
     def trace(self, name: str, headers: Iterable[tuple[str, str]] = ()) -> AbstractContextManager[None]:

@@ -23,7 +23,7 @@ from server.frontends.heard import Heard
 from server.frontends.lines import work
 from server.frontends.orders import Greeting, State
 from server.frontends.peer import Handler, Peer, connect
-from server.frontends.service import DistantAdmin, DistantEntrance, DistantMetrics, DistantPipeline
+from server.frontends.service import DistantAdmin, DistantAllowances, DistantEntrance, DistantMetrics, DistantPipeline
 
 _log = logging.getLogger(__name__)
 
@@ -134,6 +134,7 @@ class FrontEnd:
             entrance=entrance,
             hold=entrance.hold,
             gate=gate,
+            allowance=DistantAllowances(peer),
             admin=DistantAdmin(peer) if gate.admin_keys is not None else None,
         )
         bound = bind_socket(settings.host, greeting.port, shared=True)

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.access import Account, KeyRing
+from server.access.accounts import Allowance
 from server.api.service import Admin, Segmenter
 from server.engine.admission import Admission
 from server.engine.uploads import Arrival, Uploads
-from server.errors import InvalidOptionError, ServerError, UnauthenticatedError
+from server.errors import InvalidOptionError, UnauthenticatedError
 from server.frontends.arena import Slots
 from server.frontends.held import HeldImage
 from server.frontends.lines import Lines
-from server.frontends.orders import Order, Told
+from server.frontends.orders import Order
 from server.frontends.peer import Handler
 from server.observability.logs import request_id
 from server.observability.metrics import Metrics
@@ -65,6 +66,7 @@ class Guest:
             "count": self._behind.metrics.count_request,
             "page": self._behind.metrics.render,
             "segment": self._segment,
+            "allowance": self._allowance,
             "admin": self._administrate,
         }
 
@@ -100,18 +102,17 @@ class Guest:
         if (stack := self._open.pop(number, None)) is not None:
             stack.close()
 
-    async def _segment(self, order: Order) -> Told:
+    async def _segment(self, order: Order) -> SegmentResult:
         request_id.set(order.request_id)
         account = self._account(order.account)
         image = HeldImage(order, self._lines, self._slots)
         request = SegmentRequest(image, order.options, order.request_id, account, order.fingerprint)
         del image
-        found: SegmentResult | ServerError
-        try:
-            found = await self._behind.pipeline.segment(request)
-        except ServerError as error:
-            found = error.with_traceback(None)
-        return Told(found, account.allowance if account is not None else None)
+        return await self._behind.pipeline.segment(request)
+
+    def _allowance(self, name: str) -> Allowance | None:
+        account = self._behind.keys.account(name) if self._behind.keys is not None else None
+        return account.allowance if account is not None else None
 
     def _account(self, name: str | None) -> Account | None:
         if name is None:

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.access.accounts import Allowance
 from server.errors import ServerError
 from server.frontends.arena import Where
 from server.pipeline.header import ImageHeader
-from server.pipeline.request import SegmentOptions, SegmentResult
+from server.pipeline.request import SegmentOptions
 from server.settings import Settings
 
 
@@ -69,14 +68,6 @@ class Order:
     account: str | None
     request_id: str
     fingerprint: int
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What became of an order; the answer itself lies in the front end. With it, what its account has left."""
-
-    found: SegmentResult | ServerError
-    allowance: Allowance | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,18 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
+from server.access.accounts import Account, Allowance
 from server.engine.quotas import ModelLimits
 from server.errors import ServerError
 from server.frontends.desk import Desk
-from server.frontends.orders import Order, Told
+from server.frontends.orders import Order
 from server.frontends.peer import Peer
 from server.pipeline.header import ImageHeader, ImageLimits, check_upload, read_header
 from server.pipeline.pipeline import no_urls
 from server.pipeline.request import END_BYTES, SegmentOptions, SegmentRequest, SegmentResult
 from server.pipeline.study import ShadowPlan
+
+_ALLOWANCE_S = 1.0  # to learn what an account has left
 
 
 class DistantPipeline:
@@ -56,12 +59,8 @@ class DistantPipeline:
                 options = replace(options, timeout_s=max(0.0, options.timeout_s - (time.monotonic() - began)))
             payer = account.name if account is not None else None
             order = Order(handle, size, header, options, payer, name, known_by)
-            told: Told = await self._peer.call("segment", order)
-            if account is not None:
-                account.tell(told.allowance)
-            if isinstance(told.found, ServerError):
-                raise told.found
-            return replace(told.found, body=self._desk.take_answer(handle))
+            found: SegmentResult = await self._peer.call("segment", order)
+            return replace(found, body=self._desk.take_answer(handle))
         finally:
             self._desk.drop(handle)
 
@@ -82,6 +81,24 @@ class DistantPipeline:
         for part in (repr(facts).encode("utf-8", "backslashreplace"), image[:END_BYTES], image[-END_BYTES:]):
             digest.update(part)
         return int.from_bytes(digest.digest(), "little")
+
+
+class DistantAllowances:
+    """`server.api.service.Allowances`: what accounts have left is counted in the engine process."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    async def __call__(self, account: Account) -> Allowance | None:
+        """Ask at the very moment, because the other front ends spend of it, too."""
+        if account.allowance is None:  # without a limit; one that there is is told with a bucket that stays full here
+            return None
+        try:
+            async with asyncio.timeout(_ALLOWANCE_S):
+                found: Allowance | None = await self._peer.call("allowance", account.name)
+        except (TimeoutError, ServerError):
+            return None  # an answer without this is better than none
+        return found
 
 
 class DistantEntrance:

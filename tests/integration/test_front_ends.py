@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from protos.matting.v1 import matting_pb2 as pb
 from server.app import fleet
 from server.app.fleet import Fleet
 from tests.support import clients
@@ -207,6 +208,32 @@ async def test_what_administrators_change_holds_in_every_front_end_when_they_are
         assert (await server.http.delete("/admin/models/extra", headers=headers)).status_code == 200
         listed = await asyncio.gather(*(get_alone(server, "/models") for _ in range(30)))
         assert {len(each.json()["models"]) for each in listed} == {1}
+
+
+async def test_what_an_account_has_left_is_told_by_every_front_end_in_every_answer(tmp_path):
+    """Whether or not the request has got to the engine process, and wherever the account has spent it."""
+    from server.access.keys import make_key, write_row
+
+    key = make_key()
+    (tmp_path / "keys").write_text(write_row("lab", key, megapixels_per_minute=2))
+    async with running_server(api_keys_file=tmp_path / "keys") as server:
+        headers = {"Authorization": f"Bearer {key}"}
+        for _ in range(2):
+            answer = await server.http.post("/segment", content=marked_png(5, (1000, 1000)), headers=headers)
+            assert answer.status_code == 200
+        found = []
+        for _ in range(20):
+            found.append(await server.http.get("/models", headers=ALONE | headers))
+            found.append(await server.http.post("/segment", content=b"no image", headers=ALONE | headers))
+            found.append(await server.http.post("/segment", headers=ALONE | headers))
+        assert {each.status_code for each in found} == {200, 415, 400}
+        # One megapixel flows in within 30 seconds; less than a few of them have passed.
+        left = {(each.headers["x-ratelimit-limit"], each.headers["x-ratelimit-remaining"]) for each in found}
+        assert left == {("2", "0")}
+        call = server.stub.Segment(pb.SegmentRequest(image=b"no image"), metadata=(("x-api-key", key),))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert ("x-ratelimit-remaining", "0") in tuple(caught.value.trailing_metadata() or ())
 
 
 async def get_alone(server: RunningServer, path: str) -> httpx.Response:

@@ -60,7 +60,7 @@ class RequestBoundary:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = exchange.id
-                headers.update(exchange.rate_limit_headers())
+                headers.update(await exchange.rate_limit_headers())
                 for name, value in _HYGIENE.items():
                     headers.setdefault(name, value)
                 if exchange.client_waits:
@@ -103,9 +103,9 @@ class _Exchange:
         headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._scope["headers"])
         return self._service.trace(f"{self._scope['method']} {_route(self._scope['path'])}", headers)
 
-    def rate_limit_headers(self) -> Mapping[str, str]:
+    async def rate_limit_headers(self) -> Mapping[str, str]:
         """What the client has left after this request; none without a limit."""
-        allowance = self._account.allowance if self._account is not None else None
+        allowance = await self._service.allowance(self._account) if self._account is not None else None
         return allowance.as_headers() if allowance is not None else {}
 
     def note(self, status: int) -> None:

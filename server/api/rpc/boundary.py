@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeAlias, TypeVar
 
@@ -70,9 +70,9 @@ async def begin_answer(context: Context) -> None:
     await context.send_initial_metadata(((_ID_KEY, request_id.get()),))
 
 
-async def abort(context: Context, error: ServerError, call_id: str) -> None:
+async def abort(service: Service, context: Context, error: ServerError, call_id: str) -> None:
     """End a call with an error, its code and what else helps in the trailing metadata."""
-    metadata = (*error_metadata(error).items(), *_allowance().items(), (_ID_KEY, call_id))
+    metadata = (*error_metadata(error).items(), *await _allowance(service), (_ID_KEY, call_id))
     await context.abort(status_of(error).grpc, valid_text(error.detail), metadata)
 
 
@@ -171,8 +171,8 @@ class Boundary(grpc.aio.ServerInterceptor):
                 outcome = DeadlineExceededError.code
             self._note(method, outcome, time.monotonic() - started)
         if failure is not None:
-            await abort(context, failure, call_id)
-        context.set_trailing_metadata(tuple(_allowance().items()))
+            await abort(self._service, context, failure, call_id)
+        context.set_trailing_metadata(await _allowance(self._service))
         return answer
 
     def _note(self, method: str, outcome: str, duration_s: float) -> None:
@@ -210,8 +210,8 @@ def _headers(metadata: Any) -> Iterator[tuple[str, bytes]]:  # noqa: ANN401 - pa
         yield key, value if isinstance(value, bytes) else value.encode()
 
 
-def _allowance() -> Mapping[str, str]:
+async def _allowance(service: Service) -> tuple[tuple[str, str], ...]:
     """What the caller has left, as trailing metadata."""
     caller = account.get()
-    allowance = caller.allowance if caller is not None else None
-    return allowance.as_headers() if allowance is not None else {}
+    allowance = await service.allowance(caller) if caller is not None else None
+    return tuple(allowance.as_headers().items()) if allowance is not None else ()

@@ -58,7 +58,7 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         try:
             _find(self._service, request.name, request.version)
         except UnknownModelError as error:
-            await abort(context, error, choose_request_id(None))
+            await abort(self._service, context, error, choose_request_id(None))
         return pb.ModelMetadataResponse(**describe_model(self._service, request.name))
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
