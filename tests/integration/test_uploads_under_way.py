@@ -1,14 +1,20 @@
 """Bodies on their way are bounded, and whoever would be refused anyway is refused before the body is read."""
 
 import asyncio
+import queue
+import time
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 
 from protos.matting.v1 import matting_pb2 as pb
 from tests.support.backends import counted, turn_loop
 from tests.support.clients import RunningServer, marked_png, running_server, trailing, until
+from tests.support.memory import resident_bytes
+from tests.support.processes import PATIENCE_S, live_server
 
 HEAD = "POST /segment HTTP/1.1\r\nHost: x\r\n{fields}\r\n"
 IMAGE = marked_png(5)
@@ -127,3 +133,33 @@ async def test_messages_of_unknown_length_wait_until_there_is_room_for_the_large
         silent.cancel()
         assert (await waiting).width == 16
         await until(lambda: server.process.parts.uploads.bytes == 0)
+
+
+def wait_for_uploads(http: httpx.Client, number: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while f"\nbirefnet_uploads {number}.0\n" not in (page := http.get("/metrics").text):
+        assert time.monotonic() < deadline, page
+
+
+def test_calls_that_wait_to_be_read_take_hardly_any_memory():
+    """What gRPC itself takes in of them counts nowhere, so it must be little, however much they send."""
+    calls, size, taken = 24, 4 << 20, 512 << 10
+    flags = ("--backend", "fake", "--refiner", "none", "--max-upload-mib", "8", "--max-uploads-mib", "16")
+    with ExitStack() as stack:
+        live = stack.enter_context(live_server(*flags))
+        http = stack.enter_context(httpx.Client(base_url=live.http))
+        channel = stack.enter_context(grpc.insecure_channel(live.grpc))
+        method = "/matting.v1.Matting/Segment"
+        silence = queue.SimpleQueue[None]()
+        silent: Any = channel.stream_unary(method).future(iter(silence.get, None))  # the only one that is being read
+        wait_for_uploads(http, 1)
+        before = resident_bytes(live.process.pid)
+        segment = channel.unary_unary(method, pb.SegmentRequest.SerializeToString, pb.SegmentResponse.FromString)
+        waiting = [segment.future(pb.SegmentRequest(image=IMAGE + bytes(size))) for _ in range(calls)]
+        wait_for_uploads(http, 1 + calls)
+        for _ in range(100):  # in which more would come
+            http.get("/livez").raise_for_status()
+            assert resident_bytes(live.process.pid) - before < calls * taken + (8 << 20)
+        silent.cancel()
+        silence.put(None)
+        assert {call.result(PATIENCE_S).width for call in waiting} == {16}

@@ -54,6 +54,11 @@ def _measure(sender: Connection, work: Callable[[], object], rehearsal: Callable
     sender.send((_kibibytes("VmHWM") - before) * 1024)
 
 
-def _kibibytes(name: str) -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+def resident_bytes(pid: int) -> int:
+    """Of another process, now."""
+    return _kibibytes("VmRSS", Path(f"/proc/{pid}/status")) * 1024
+
+
+def _kibibytes(name: str, status: Path = _STATUS) -> int:
+    line = next(line for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1])

@@ -21,6 +21,7 @@ CALLS = (f"/{SERVICE_NAME}/Segment", f"/{SERVICE_NAME}/SegmentStream", f"/{INFER
 """Those that carry images."""
 
 _UNLIMITED = -1
+_UNREAD_BYTES = 256 << 10  # of one call; once it is read, as many are asked for as its message has
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,10 @@ class RpcServer:
             # Somewhat above the limit of an image, so that our own error, with its code, answers most that exceed it.
             "grpc.max_receive_message_length": service.limits.max_message_bytes,
             "grpc.max_concurrent_streams": service.limits.max_calls,
+            # What comes of a call that nobody reads yet waits here, uncounted. By itself gRPC takes the more of it the
+            # faster the network is: some megabytes of each call.
+            "grpc.http2.bdp_probe": 0,
+            "grpc.http2.lookahead_bytes": _UNREAD_BYTES,
         }
         interceptors = [Boundary(CALLS, service)]
         self._server = grpc.aio.server(interceptors=interceptors, options=tuple(arguments.items()))
