@@ -179,8 +179,8 @@ class Fleet:
                 listening.cancel()
                 del self._members[number]
                 member.guest.gone()
-                member.process.kill()
-                await _ended(member)
+                member.peer.close()
+                _kill(member.process)
         if listening.cancelled():
             raise OSError(f"front end {number} does not listen: expected that within {_START_S:g} s")
         member.listens = True
@@ -203,6 +203,7 @@ class Fleet:
             inherited = (there[0].fileno(), memory, *lines)
             with stop_signals_blocked():  # it hears none from its very beginning
                 process = subprocess.Popen(command, pass_fds=inherited)  # noqa: ASYNC220, S603 - some milliseconds
+            ours.callback(_kill, process)
             guest = Guest(self._behind, Lines(here[1:]), Slots(Arena(memory, size)))
             handlers = {**guest.handlers(), "listening": lambda: listening.set_result(None)}
             peer = await connect(handlers, here[0])
@@ -297,6 +298,12 @@ async def _stop(member: _Member, grace_s: float) -> None:
         async with asyncio.timeout(grace_s + _END_S):
             await member.peer.call("stop", grace_s)
     await _ended(member)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """End one that serves nobody yet, which takes no time."""
+    process.kill()
+    process.wait()
 
 
 async def _ended(member: _Member) -> int:

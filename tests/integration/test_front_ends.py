@@ -147,6 +147,21 @@ async def test_a_front_end_that_is_killed_takes_its_own_requests_along_and_no_ot
     assert await server.task == 0
 
 
+async def test_a_front_end_that_is_being_started_when_the_server_ends_is_not_left_behind(monkeypatch):
+    async def hang(*_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    begun = asyncio.Event()
+    async with running_server() as server:
+        monkeypatch.setattr(fleet, "connect", hang)
+        before = set(children_of(os.getpid()))
+        next(iter(fleet_of(server)._members.values())).process.kill()
+        await asyncio.wait_for(begun.wait(), PATIENCE_S)
+        (started,) = set(children_of(os.getpid())) - before
+    assert started not in children_of(os.getpid())
+
+
 def slots_of(member: Any) -> Any:
     return member.guest._slots
 
