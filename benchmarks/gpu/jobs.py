@@ -6,10 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks.gpu.subjects import EMBEDDED_WEIGHTS, ROOT, Context
+
+Words: TypeAlias = Sequence[str]
 
 _KERNEL_TESTS = ("tests/parity/test_fused_kernels.py", "tests/parity/test_fused_network.py")
 _LAST = 4000  # characters of a command's output that are kept
@@ -30,64 +33,77 @@ def run_tests(context: Context) -> None:
     context.report.measure({"name": "pytest of the kernels"}, lambda: _ran(kernels, limit_s=300))
 
 
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """A network's training as commands of `python -m training`.
+
+    Attributes:
+        folder: Where it works.
+        of: The words by which the commands know the network: none for the matte network.
+        result: Name of the measurement, which begins with "train"; those of evaluation and curve end as it does.
+        weights: File of the trained weights, without the optimiser's state, which is three times as large.
+        options: Of the training, with its budget.
+        score: Options of the evaluation.
+    """
+
+    folder: Path
+    of: Words
+    result: str
+    weights: str
+    options: Words
+    score: Words
+
+
 def train_refiner(context: Context) -> None:
     """Train the refiner on procedural data, on the GPU, with as many processes for the data as there are cores."""
-    folder = context.folder / "refiner"
-    minutes = context.minutes
-    options = ["--batch", str(_BATCH), "--workers", str(_WORKERS), "--threads", "1", "--device", "cuda", "--bf16"]
-    budget = ["--hours", str(minutes / 60), *(["--init", str(context.init)] if context.init is not None else [])]
+    folder, workers = context.folder / "refiner", ("--workers", str(_WORKERS), "--threads", "1")
+    init = () if context.init is None else ("--init", str(context.init))
+    options: Words = ("--batch", str(_BATCH), *workers, "--device", "cuda", "--bf16", *_budget(context), *init)
+    score: Words = ("--threads", "8")
     if context.dry:
-        options, budget = ["--batch", "2", "--window", "48", "--device", "cpu"], ["--steps", "2"]
-    train = ["-m", "training", "refiner", "train", *options, *budget, "--out", str(folder)]
-    weights = ["-m", "training", "refiner", "weights", str(folder / "last.safetensors")]
-    score = ["-m", "training", "refiner", "evaluate", str(folder / "refiner.safetensors")]
-    score += ["--count", "1", "--size", "48"] if context.dry else ["--threads", "8"]
-    command = f"python {' '.join(train)}"
-    curve = ["-m", "training", "curve", str(folder / "log.csv"), "--out", str(folder / "curve.png")]
-
-    def run() -> dict[str, Any]:
-        found = _ran(train, limit_s=60 * minutes + 90)
-        _ran([*weights, "--out", str(folder / "refiner.safetensors"), "--command", command], limit_s=60)
-        # Compact: the optimiser's state is three times the weights, and is left behind.
-        shutil.copy(folder / "refiner.safetensors", context.out / "refiner.safetensors")
-        return {**found, "command": command, **_progress(folder / "log.csv")}
-
-    if context.report.measure({"name": "train"}, run) is None:
-        return
-    context.report.measure({"name": "evaluate"}, lambda: _ran(score, limit_s=240))
-    if not context.dry:
-        context.report.measure({"name": "curve"}, lambda: _ran(curve, limit_s=60))
-    _keep(folder, context.out)
+        options, score = ("--batch", "2", "--window", "48", "--steps", "2"), ("--count", "1", "--size", "48")
+    _train(context, _Training(folder, ("refiner",), "train", "refiner.safetensors", options, score))
 
 
 def train_matte(context: Context) -> None:
     """Train the embedded matte network from what is committed, on images that the GPU puts together."""
-    folder, minutes = context.folder / "matte", context.minutes
-    init = context.init or EMBEDDED_WEIGHTS
-    options = ["--device", "cuda", "--bf16", "--set", "rich", "--recomposed", "6000", "--workers", str(_WORKERS)]
-    options += ["--phases", _MATTE_PHASES, "--rate", "1.5e-3", "--seed", "51", "--init", str(init)]
-    budget = ["--hours", str(minutes / 60)]
+    folder, init = context.folder / "matte", ("--init", str(context.init or EMBEDDED_WEIGHTS))
+    images = ("--set", "rich", "--recomposed", "6000", "--workers", str(_WORKERS))
+    recipe = ("--phases", _MATTE_PHASES, "--rate", "1.5e-3", "--seed", "51", "--device", "cuda", "--bf16")
+    options: Words = (*recipe, *images, *init, *_budget(context))
+    score: Words = ("--count", "200", "--workers", "8")
     if context.dry:
-        options = ["--phases", "64x4:1", "--set", "rich", "--recomposed", "4", "--init", str(init)]
-        budget = ["--steps", "1"]
-    train = ["-m", "training", "train", *options, *budget, "--out", str(folder)]
-    weights = ["-m", "training", "weights", str(folder / "last.safetensors")]
-    score = ["-m", "training", "evaluate", str(folder / "matte.safetensors"), "--out", str(folder / "report")]
-    score += ["--count", "1", "--size", "64"] if context.dry else ["--count", "200", "--workers", "8"]
-    curve = ["-m", "training", "curve", str(folder / "log.csv"), "--out", str(folder / "curve.png")]
+        options = ("--phases", "64x4:1", "--set", "rich", "--recomposed", "4", *init, "--steps", "1")
+        score = ("--count", "1", "--size", "64")
+    score = ("--out", str(folder / "report"), *score)
+    _train(context, _Training(folder, (), "train matte", "matte.safetensors", options, score))
+
+
+def _budget(context: Context) -> tuple[str, str]:
+    return "--hours", str(context.minutes / 60)
+
+
+def _train(context: Context, training: _Training) -> None:
+    folder, program = training.folder, ("-m", "training")
+    trained = folder / training.weights
+    train = (*program, *training.of, "train", *training.options, "--out", str(folder))
     command = f"python {' '.join(train)}"
+    weights = (*program, *training.of, "weights", str(folder / "last.safetensors"), "--out", str(trained))
+    score = (*program, *training.of, "evaluate", str(trained), *training.score)
+    curve = (*program, "curve", str(folder / "log.csv"), "--out", str(folder / "curve.png"))
 
     def run() -> dict[str, Any]:
-        found = _ran(train, limit_s=60 * minutes + 120)
-        _ran([*weights, "--out", str(folder / "matte.safetensors"), "--command", command], limit_s=60)
-        shutil.copy(folder / "matte.safetensors", context.out / "matte.safetensors")
+        found = _ran(train, limit_s=60 * context.minutes + 120)
+        _ran((*weights, "--command", command), limit_s=60)
+        shutil.copy(trained, context.out / training.weights)
         return {**found, "command": command, **_progress(folder / "log.csv")}
 
-    if context.report.measure({"name": "train matte"}, run) is None:
+    if context.report.measure({"name": training.result}, run) is None:
         return
-    context.report.measure({"name": "evaluate matte"}, lambda: _ran(score, limit_s=240))
+    what = training.result.removeprefix("train")
+    context.report.measure({"name": f"evaluate{what}"}, lambda: _ran(score, limit_s=240))
     if not context.dry:
-        context.report.measure({"name": "curve matte"}, lambda: _ran(curve, limit_s=60))
+        context.report.measure({"name": f"curve{what}"}, lambda: _ran(curve, limit_s=60))
     _keep(folder, context.out)
 
 
@@ -98,7 +114,7 @@ def _keep(folder: Path, out: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _ran(words: Sequence[str], limit_s: float) -> dict[str, Any]:
+def _ran(words: Words, limit_s: float) -> dict[str, Any]:
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=limit_s
