@@ -22,7 +22,7 @@ from benchmarks.scenario import (
     write_image,
 )
 from benchmarks.traffic import ABANDON, FRESH, MALFORMED, RETURN, Exchange, Plan, run_plan
-from benchmarks.vitals import metrics, processor_s, refusals, resident_mib, watched_memory
+from benchmarks.vitals import metrics, processor_s, quantile_of, refusals, resident_mib, watched_memory
 from tests.support.processes import LiveServer, live_server
 
 TIMES = 3.0
@@ -30,6 +30,7 @@ DEADLINE_S = 5.0
 OBEYING = 0.5  # of the refused clients; the others go away
 _NO_IMAGE = "not-an-image"  # what the malformed are
 _LATE = "deadline-exceeded"
+_REFUSAL_SECONDS = "birefnet_request_seconds_bucket{le=%s,outcome=overloaded,transport=rest}"
 _WAIT_SHARE = 0.95  # of twice the unloaded latency: what is left is the host's
 
 
@@ -84,7 +85,8 @@ def _rush(live: LiveServer, plan: Plan) -> dict[str, float]:
     before, spent_s = metrics(live), processor_s(live.process.pid)
     found = run_plan(plan)
     spent_s = processor_s(live.process.pid) - spent_s
-    counted = refusals(metrics(live), before)
+    after = metrics(live)
+    counted = refusals(after, before)
     warm_s = min(5.0, plan.seconds / 3)
     steady = [each for each in answered(found.exchanges) if warm_s <= each.ended_s < plan.seconds]
     told = Counter(each.reason for each in found.exchanges if each.reason)
@@ -92,6 +94,7 @@ def _rush(live: LiveServer, plan: Plan) -> dict[str, float]:
         "goodput": len(steady) / (plan.seconds - warm_s),
         **_latencies(steady),
         **_refused(found.exchanges),
+        "refusal_p99_ms_of_server": 1e3 * quantile_of(after, before, _REFUSAL_SECONDS, 0.99),
         "late": sum(_is_late(each) for each in found.exchanges),
         "lost": sum(each.outcome.startswith("lost") for each in found.exchanges),
         "other": sum(_is_other(each) for each in found.exchanges),

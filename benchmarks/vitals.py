@@ -1,5 +1,6 @@
 """What a live server shows of itself: its metrics, and its memory as the kernel counts it."""
 
+import math
 import threading
 import time
 import urllib.request
@@ -39,6 +40,32 @@ def refusals(found: Mapping[str, float], before: Mapping[str, float]) -> dict[st
         if name.startswith(prefix)
     }
     return {reason: count for reason, count in counts.items() if count}
+
+
+def quantile_of(found: Mapping[str, float], before: Mapping[str, float], series: str, share: float) -> float:
+    """A quantile of a histogram between two readings, in its unit, as Prometheus interpolates it; 0 without any.
+
+    Args:
+        found: The later reading.
+        before: The earlier one.
+        series: Name and labels, which stand after `le` in `metrics`: `name_bucket{le=%s,label=value}`.
+        share: Which quantile, 0 to 1.
+    """
+    prefix, _, suffix = series.partition("%s")
+    counts = {
+        float(name.removeprefix(prefix).removesuffix(suffix)): value - before.get(name, 0.0)
+        for name, value in found.items()
+        if name.startswith(prefix) and name.endswith(suffix)
+    }
+    edges = sorted(counts)
+    if not edges or not counts[edges[-1]]:
+        return 0.0
+    wanted, low, below = share * counts[edges[-1]], 0.0, 0.0
+    for edge in edges:
+        if counts[edge] >= wanted:
+            return low if math.isinf(edge) else low + (edge - low) * (wanted - below) / (counts[edge] - below)
+        low, below = edge, counts[edge]
+    raise AssertionError("the last bucket of a histogram holds all. This is a bug.")
 
 
 def resident_mib(pid: int) -> float:

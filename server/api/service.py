@@ -58,8 +58,8 @@ class Entrance(Protocol):
 class Counting(Protocol):
     """The metrics, as transports see them."""
 
-    def count_request(self, transport: str, outcome: str) -> None:
-        """Count one answered request: `ok`, or the public code of its error."""
+    def count_request(self, transport: str, outcome: str, seconds: float) -> None:
+        """Count one answered request: `ok`, or the public code of its error, and the time that it took."""
         ...
 
     async def page(self) -> tuple[bytes, str]:
@@ -153,9 +153,9 @@ class Service:
         """Trace a request as long as the context is open, where traces are on; names of headers are in lower case."""
         return nullcontext() if self.tracing is None else self.tracing.request(name, headers)
 
-    def count(self, transport: str, outcome: str) -> None:
-        """Count one answered request: `ok`, or the public code of its error."""
-        self.metrics.count_request(transport, outcome)
+    def count(self, transport: str, outcome: str, seconds: float) -> None:
+        """Count one answered request: `ok`, or the public code of its error, and the time that it took."""
+        self.metrics.count_request(transport, outcome, seconds)
 
 
 def choose_request_id(offered: str | None) -> str:

@@ -164,8 +164,8 @@ class DistantMetrics:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
 
-    def count_request(self, transport: str, outcome: str) -> None:
-        self._peer.note("count", transport, outcome)
+    def count_request(self, transport: str, outcome: str, seconds: float) -> None:
+        self._peer.note("count", transport, outcome, seconds)
 
     async def page(self) -> tuple[bytes, str]:
         body, content_type = await self._peer.call("page")

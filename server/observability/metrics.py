@@ -59,6 +59,8 @@ class Metrics:
 
     Attributes:
         requests: `transport` (rest, grpc), `outcome` (ok, or the error's public code).
+        request_seconds: Time of one of them, by the same labels: from its headers, or in a stream its message, until
+            its answer begins to leave. Over HTTP the upload's time is part of it.
         refusals: Turned away at the door, by `reason` (`REFUSALS`); every refusal is counted exactly once.
         dropped: Accepted, then dropped in a line or on the host, so that what they still needed was not done, by
             `reason` (`DROPS`); each once, however many tiles it has. One that ends while the device runs its image is
@@ -95,6 +97,13 @@ class Metrics:
 
         self.requests = Counter(
             "birefnet_requests", "Requests answered.", ["transport", "outcome"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "birefnet_request_seconds",
+            "Time of a request, until its answer begins to leave.",
+            ["transport", "outcome"],
+            buckets=_SECONDS,
+            registry=self.registry,
         )
         self.refusals = counter("birefnet_refusals", "Requests refused at the door.", "reason", REFUSALS)
         self.dropped = counter("birefnet_dropped", "Requests dropped with work left to do.", "reason", DROPS)
@@ -242,9 +251,10 @@ class Metrics:
         for outcome, stages in outcomes.items():
             self.refine_stages.labels(outcome).inc(stages)
 
-    def count_request(self, transport: str, outcome: str) -> None:
-        """Count one answered request: `ok`, or the public code of its error."""
+    def count_request(self, transport: str, outcome: str, seconds: float) -> None:
+        """Count one answered request: `ok`, or the public code of its error, and the time that it took."""
         self.requests.labels(transport, outcome).inc()
+        self.request_seconds.labels(transport, outcome).observe(seconds)
 
     async def page(self) -> tuple[bytes, str]:
         """As `render`."""

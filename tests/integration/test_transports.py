@@ -173,6 +173,8 @@ async def test_concurrent_requests_form_batches_and_each_gets_its_own_matte():
     assert families["birefnet_batch_size_sum"] == 33
     assert families["birefnet_requests_total{outcome=ok,transport=rest}"] == 17
     assert families["birefnet_requests_total{outcome=ok,transport=grpc}"] == 16
+    assert families["birefnet_request_seconds_count{outcome=ok,transport=rest}"] == 17
+    assert families["birefnet_request_seconds_count{outcome=ok,transport=grpc}"] == 16
 
 
 async def test_messages_up_to_the_byte_limit_pass_over_grpc():
@@ -206,6 +208,7 @@ async def test_a_stream_answers_every_image_by_its_id_and_survives_bad_ones():
     assert answers["bad"].error.status == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert answers["unknown"].error.code == "unknown-model"
     assert families["birefnet_requests_total{outcome=ok,transport=grpc}"] == 4
+    assert families["birefnet_request_seconds_count{outcome=ok,transport=grpc}"] == 4
     assert families["birefnet_requests_total{outcome=not-an-image,transport=grpc}"] == 1
 
 

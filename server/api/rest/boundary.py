@@ -114,10 +114,11 @@ class _Exchange:
             return
         self._noted = True
         path, outcome = self._scope["path"], self._scope["state"]["outcome"]
+        duration_s = time.monotonic() - self._started
         if status >= 500 and outcome == "ok":
             outcome = "internal"
         if is_inference(path) and self._scope["method"] != "OPTIONS":  # a browser's question, not a request
-            self._service.count("rest", outcome)
+            self._service.count("rest", outcome, duration_s)
         conclude(outcome, failed=status >= 500, **{"http.response.status_code": status})
         _log.log(
             logging.DEBUG if path in _QUIET else logging.INFO,
@@ -128,7 +129,7 @@ class _Exchange:
                 "path": path[:200],
                 "status": status,
                 "outcome": outcome,
-                "duration_s": round(time.monotonic() - self._started, 4),
+                "duration_s": round(duration_s, 4),
                 **({"account": self._account.name} if self._account is not None else {}),
             },
         )

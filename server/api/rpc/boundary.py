@@ -180,7 +180,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         # The images of a stream are counted one by one, where they are answered; a refused stream has none.
         refused = outcome == UnauthenticatedError.code
         if method in self._calls and (refused or not method.endswith("Stream")):
-            self._service.count("grpc", outcome)
+            self._service.count("grpc", outcome, duration_s)
         caller = account.get()
         conclude(outcome, failed=outcome in FAULTS)
         fields = {"transport": "grpc", "method": method, "outcome": outcome, "duration_s": round(duration_s, 4)}

@@ -1,6 +1,7 @@
 """`matting.v1.Matting`: the calls themselves."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Collection
 from typing import Any, TypeAlias, cast
 
@@ -96,7 +97,7 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
             closing.cancel()
 
     async def _answer_in_stream(self, message: pb.SegmentRequest, context: Context) -> pb.SegmentStreamResponse:
-        message_id, outcome = message.id, "cancelled"
+        message_id, outcome, started = message.id, "cancelled", time.monotonic()
         with self._service.trace("image of a stream"):
             try:
                 result = await guarded(self._segment(message, context))
@@ -105,7 +106,7 @@ class MattingServicer(matting_pb2_grpc.MattingServicer):
                 outcome = error.code
                 return pb.SegmentStreamResponse(id=message_id, error=write_error(error))
             finally:
-                self._service.count("grpc", outcome)
+                self._service.count("grpc", outcome, time.monotonic() - started)
                 conclude(outcome, failed=outcome in FAULTS)
         return pb.SegmentStreamResponse(id=message_id, answer=write_answer(result, message_id))
 

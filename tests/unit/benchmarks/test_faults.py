@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import encoding, faults
 from benchmarks.scenario import Report, Scale, at_least, at_most, stable
-from benchmarks.vitals import Memory, refusals
+from benchmarks.vitals import Memory, quantile_of, refusals
 from tests.unit.benchmarks.test_benchmark_results import obey
 
 
@@ -63,3 +63,18 @@ def test_the_costs_of_encoding_have_a_table(tmp_path):
     assert len(lines) == 2 + len(encoding.CASES)
     by_level = {row["png_level"]: row["seconds"] for row in result["cases"] if row["output"] == "cutout"}
     assert by_level[9] > by_level[1]
+
+
+def test_a_quantile_of_a_histogram_is_interpolated_within_its_bucket():
+    def reading(*counts: float) -> dict[str, float]:
+        edges = ("0.005", "0.01", "0.025", "inf")
+        buckets = {f"t_bucket{{le={edge},o=x}}": count for edge, count in zip(edges, counts, strict=True)}
+        return buckets | {"t_bucket{le=0.01,o=y}": 99.0}
+
+    series, before = "t_bucket{le=%s,o=x}", reading(5, 5, 5, 5)
+    found = reading(55, 95, 105, 105)  # of a hundred 50, 40 and 10
+    assert quantile_of(found, before, series, 0.5) == pytest.approx(0.005)
+    assert quantile_of(found, before, series, 0.7) == pytest.approx(0.0075)
+    assert quantile_of(found, before, series, 0.99) == pytest.approx(0.01 + 0.015 * 0.9)
+    assert quantile_of(reading(5, 5, 5, 6), before, series, 0.99) == pytest.approx(0.025)
+    assert quantile_of(before, before, series, 0.99) == 0

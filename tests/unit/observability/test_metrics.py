@@ -10,6 +10,7 @@ from tests.support.clock import FakeClock
 # The names are an interface: dashboards, alerts and the autoscaler rest on them.
 NAMES = {
     "birefnet_requests": "counter",
+    "birefnet_request_seconds": "histogram",
     "birefnet_refusals": "counter",
     "birefnet_dropped": "counter",
     "birefnet_faults": "counter",
