@@ -6,13 +6,16 @@ An input that raises anything but an error of the request, takes long or takes m
 import sys
 
 import atheris
+import numpy as np
 
-with atheris.instrument_imports(include=["server.pipeline", "PIL"]):
+with atheris.instrument_imports(include=["server.pipeline", "matting.pictures", "PIL"]):
+    from matting.geometry import fit
     from server.errors import RequestError
     from server.pipeline.decode import decode
     from server.pipeline.header import ImageLimits, read_header
 
 LIMITS = ImageLimits(max_bytes=1 << 20, max_pixels=1_000_000)
+CANVAS = (24, 32)
 
 
 def try_one(data: bytes) -> None:
@@ -20,10 +23,13 @@ def try_one(data: bytes) -> None:
     try:
         header = read_header(data, LIMITS)
         image = decode(data, header)
+        canvas = image.squash(CANVAS)
     except RequestError:
         return
     if image.rgb.shape[:2] != image.size or header.pixels > LIMITS.max_pixels:
         raise AssertionError(f"expected an image of {header}, found {image.rgb.shape}")
+    if not np.array_equal(canvas, fit(image.rgb, CANVAS)):
+        raise AssertionError("expected the canvas that the pixels give, found another one")
 
 
 if __name__ == "__main__":
