@@ -20,7 +20,7 @@ ENCODING = {
     (Output.MATTE, OutputFormat.JPEG): 14,
     (Output.CUTOUT, OutputFormat.PNG): 25,
     (Output.CUTOUT, OutputFormat.WEBP): 49,
-    (Output.CUTOUT, OutputFormat.ZIP): 22,
+    (Output.CUTOUT, OutputFormat.ZIP): 17,
     (Output.COMPOSITE, OutputFormat.PNG): 17,
     (Output.COMPOSITE, OutputFormat.WEBP): 22,
     (Output.COMPOSITE, OutputFormat.JPEG): 16,
@@ -35,7 +35,8 @@ ENCODING = {
     (Output.TRIMAP, OutputFormat.TIFF): 11,
     (Output.TRIMAP, OutputFormat.NPY): 11,
 }
-"""From RGB, alpha and the coarse mask to the answer, by what comes back."""
+"""From RGB, alpha and the coarse mask to the answer, by what comes back. With JPEGs a byte is added to what was
+measured: where they are written, no process has it in its resident memory."""
 
 ESTIMATING = {Output.CUTOUT: 8, Output.COMPOSITE: 11}
 """What is held per pixel while foreground colours are estimated, which works in tiles of its own, before encoding."""

@@ -177,7 +177,7 @@ class Settings(BaseModel):
     cpu_workers: Count | None = Field(
         None,
         description="Threads that decode, resize and encode. By default as many as the container's CPU limit allows. "
-        "Each may hold 14 to 49 bytes per pixel of the image it works on, by formats.",
+        "Each may hold 11 to 49 bytes per pixel of the image it works on, by formats.",
     )
     compute_niceness: Niceness = Field(
         5,
@@ -212,7 +212,7 @@ class Settings(BaseModel):
     max_megapixels: Amount = Field(
         50.0,
         description="Megapixels of one image, checked in its header before a pixel is decoded; larger ones are "
-        "refused with 413. Answering it takes 14 to 49 bytes per pixel at the peak, by formats.",
+        "refused with 413. Answering it takes 11 to 49 bytes per pixel at the peak, by formats.",
     )
     max_side: Count = Field(
         65_535, description="Pixels of one image in width and in height, checked in its header; 413 above it."

@@ -4,6 +4,7 @@ import io
 import sys
 import time
 import zipfile
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -200,6 +201,28 @@ def test_npy_is_the_array(pixels):
     found = np.load(io.BytesIO(encode(pixels, OutputFormat.NPY, Metadata(), SHARP)), allow_pickle=False)
     assert found.dtype == pixels.dtype
     np.testing.assert_array_equal(found, pixels)
+
+
+@pytest.mark.parametrize("pixels", [MATTE, RGB, noise(65, 129)])
+def test_jpegs_are_the_bytes_that_pillow_writes_by_itself(pixels):
+    expected = io.BytesIO()
+    Image.fromarray(pixels).save(expected, "JPEG", quality=SHARP.jpeg_quality, dpi=(0, 0))
+    assert encode(pixels, OutputFormat.JPEG, Metadata(), SHARP) == expected.getvalue()
+
+
+@pytest.mark.parametrize(("pixels", "file_format"), [(RGB, OutputFormat.JPEG), (RGBA, OutputFormat.ZIP)])
+def test_jpegs_are_encoded_without_the_interpreters_lock(pixels, file_format, monkeypatch):
+    """Which Pillow holds wherever it cannot write to a descriptor, for as long as encoding takes."""
+    saved = []
+
+    def spy(image: Image.Image, file: IO[bytes], *arguments: Any, **options: Any) -> None:
+        saved.append(file.fileno())
+        save(image, file, *arguments, **options)
+
+    save = Image.Image.save
+    monkeypatch.setattr(Image.Image, "save", spy)
+    encode(pixels, file_format, Metadata(), SHARP)
+    assert len(saved) == 1
 
 
 def test_media_types():
