@@ -8,6 +8,7 @@ from artifact.directory import Artifact, ArtifactError, open_artifact
 from artifact.fields import ManifestError
 from artifact.manifest import FORMAT_VERSION, MANIFEST_NAME, FileEntry, Io, Manifest, TensorSpec, Tolerance
 from artifact.plans import PlanKey, Profile, find_plan, plan_source, plans_of
+from artifact.refiner import check_refiner, refiner_tensors
 from artifact.self_test import SELF_TEST_ROLE, Deviation, SelfTest, load_self_test
 from artifact.writing import NewFile, check_target, rewrite_manifest, write_artifact
 
@@ -28,12 +29,14 @@ __all__ = [
     "SelfTest",
     "TensorSpec",
     "Tolerance",
+    "check_refiner",
     "check_target",
     "find_plan",
     "load_self_test",
     "open_artifact",
     "plan_source",
     "plans_of",
+    "refiner_tensors",
     "rewrite_manifest",
     "write_artifact",
 ]

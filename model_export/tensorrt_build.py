@@ -20,6 +20,7 @@ from artifact import (
     NewFile,
     PlanKey,
     Profile,
+    check_refiner,
     check_target,
     load_self_test,
     open_artifact,
@@ -73,6 +74,8 @@ def build_tensorrt(request: PlanRequest, report: Report, platform: Platform | No
         ParityError: The plan's answers are off; nothing was written but the timing cache.
     """
     artifact = open_artifact(request.directory)
+    if artifact.manifest.kind == "refine":
+        check_refiner(artifact)
     _, entry = plan_source(artifact)
     if artifact.manifest.io != "image":
         raise ExportError(f"{artifact.directory}: expected a model that the server runs, found one of --io tensor")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from artifact import Artifact, SelfTest, load_self_test, open_artifact, rewrite_manifest
+from artifact import Artifact, SelfTest, check_refiner, load_self_test, open_artifact, rewrite_manifest
 from model_export.adopt import ADOPTED, source_graph
 from model_export.checkpoint import load_reference
 from model_export.onnx_export import versions
@@ -58,6 +58,7 @@ def verify(directory: Path, source: str | None, report: Report) -> Mapping[str, 
 
 
 def _verify_refiner(artifact: Artifact, self_test: SelfTest, source: str | None, report: Report) -> Mapping[str, Proof]:
+    check_refiner(artifact)
     runner = RefinerOnnxRunner(artifact.file(CANONICAL.role))
     source = source if source is not None else _recorded_source(artifact, report)
     network = None if source is None else read_refiner(Path(source))

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from matting.normalisation import DEVIATION, MEAN
 from modeling.birefnet.network import BiRefNet
+from modeling.crm.config import STRIDE
 from modeling.crm.decoder import TileWindow
 from modeling.crm.network import CRM
 
@@ -54,5 +55,5 @@ class TileToAlpha(nn.Module):
         """
         # Converted first: TensorRT takes bytes as an input, but does nothing else with them.
         planes = image.to(mask.dtype).permute(0, 3, 1, 2) / BYTE
-        window = TileWindow(mask.shape[2], frame[:, 4:].long(), self.answer)
+        window = TileWindow(mask.shape[2], (frame[:, 4:] / STRIDE).long(), self.answer)
         return self.network.answer(planes, mask, frame[:, :4], window)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from artifact import open_artifact
+from artifact import check_refiner, open_artifact
 from benchmarks.inference import SessionSettings
 from benchmarks.refinement.answer import Answer, Method
 from benchmarks.refinement.published import published
@@ -40,6 +40,7 @@ class Refiner:
 
     def __init__(self, directory: Path, checkpoint: Path = CHECKPOINT) -> None:
         artifact = open_artifact(directory)
+        check_refiner(artifact)
         manifest = artifact.manifest
         self._session = onnxruntime.InferenceSession(artifact.file("model"), SessionSettings().options())
         self.name = manifest.name

@@ -77,7 +77,7 @@ class GuidedFilter:
         fitted = np.einsum("yxc,yxc->yx", large_slope, colours) + large_offset
         np.clip(fitted, 0.0, 1.0, out=fitted)
         answer = np.asarray(tile.mask + trust * (fitted - tile.mask), np.float32)
-        return answer[tile.window(self.shape.answer)]
+        return answer[tile.window(self.shape.answer)].copy()  # of a view all of it would be kept
 
     def _fit(self, colours: _Plane, alpha: _Plane) -> tuple[_Plane, _Plane, _Plane]:
         """Slope (h, w, 3), offset (h, w) and trust (h, w) in [0, 1], each the mean over the windows around a pixel."""

@@ -71,8 +71,7 @@ def plan(size: Size, shape: TileShape, weight: NDArray[np.uint8]) -> tuple[tuple
     """Tiles whose cells, side by side, cover the band, and how many it would take to cover the canvas.
 
     The band is cut into shelves as high as a cell, each beginning where there is a band; along a shelf, cells begin
-    where the band does. Shelves of rows or of columns, whichever are fewer cells: on boundaries that takes about a
-    seventh fewer than a fixed grid of cells.
+    where the band does. Shelves of rows or of columns, whichever are fewer cells.
 
     Args:
         size: (height, width) of the canvas.

@@ -9,9 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from artifact import SELF_TEST_ROLE, Artifact, Manifest, NewFile, SelfTest, TensorSpec, check_target, write_artifact
+from artifact import (
+    SELF_TEST_ROLE,
+    Artifact,
+    Manifest,
+    NewFile,
+    SelfTest,
+    check_target,
+    refiner_tensors,
+    write_artifact,
+)
 from model_export.errors import ExportError, ParityError, SourceError
-from model_export.graph import BATCH, OPSET, write_module
+from model_export.graph import OPSET, write_module
 from model_export.onnx_export import SELF_TEST_FILE, WEIGHTS_FILE, WEIGHTS_ROLE, versions
 from model_export.parity import BATCH as PROVEN_BATCH
 from model_export.parity import Report
@@ -135,16 +144,13 @@ def _manifest(request: RefinerRequest, config: CrmConfig) -> Manifest:
     if tile % ALIGNMENT or tile <= 2 * margin:
         expected = f"a tile of a multiple of {ALIGNMENT} that is wider than both halos, {2 * margin}"
         raise ExportError(f"expected {expected}, found {tile}")
+    inputs, outputs = refiner_tensors(tile, tile - 2 * margin)
     statement = {} if request.origin is None else {"statement": request.origin}
     manifest = Manifest(
         name=request.source.stem if request.name is None else request.name,
         kind="refine",
-        inputs=(
-            TensorSpec("image", "uint8", (BATCH, tile, tile, 3)),
-            TensorSpec("mask", "float32", (BATCH, tile, tile)),
-            TensorSpec("frame", "float32", (BATCH, 6)),
-        ),
-        outputs=(TensorSpec("alpha", "float32", (BATCH, tile - 2 * margin, tile - 2 * margin)),),
+        inputs=inputs,
+        outputs=outputs,
         input_size=(tile, tile),
         max_batch=request.max_batch,
         backbone=refiner_name(config),

@@ -41,14 +41,19 @@ class TileWindow:
     """A square of each tile of a batch.
 
     Attributes:
-        tile: Side of the tiles, a multiple of 8.
-        start: (B, 2) int64, first row and column in each tile, even.
-        side: Of the square, even.
+        tile: Side of the tiles in pixels, a multiple of 8.
+        cells: (B, 2) int64, the first row and column of cells of the latent in each tile.
+        side: Of the square in pixels, even.
     """
 
     tile: int
-    start: Tensor
+    cells: Tensor
     side: int
+
+    @property
+    def start(self) -> Tensor:
+        """(B, 2) int64, the first row and column of pixels."""
+        return self.cells * STRIDE
 
 
 class ImplicitDecoder(nn.Module):
@@ -114,7 +119,12 @@ class ImplicitDecoder(nn.Module):
 
         Returns:
             (B, outputs, side, side).
+
+        Raises:
+            TypeError: Positions are not float32.
         """
+        for each in positions:
+            require_float32(each, "positions")
         rows, columns = (self._window_axis(axis, window, positions[axis]) for axis in (0, 1))
         # Pixel n reads the cells (n + 1) // 2 and the next one: of cells that come twice, those from 1 and from 3 on.
         twice = F.interpolate(projected, scale_factor=float(STRIDE), mode="nearest")
@@ -159,12 +169,15 @@ class ImplicitDecoder(nn.Module):
         cells = window.tile // STRIDE
         stencil = axis_stencil(cells, window.tile, position.device)
         of_relative, target = self._positional(axis, position, ratio(cells, window.tile))
-        at = window.start[:, axis, None] + torch.arange(window.side, device=position.device)
+        at = (window.start[:, axis, None] + torch.arange(window.side, device=position.device)).reshape(-1)
         shape = (-1, 1) if axis == 0 else (1, -1)
 
         def side(index: int) -> _Side:
-            shift = stencil.relative[index][at][:, None] * of_relative + target
-            weight = stencil.weights[index][at][:, None]
+            relative, weight = (
+                each[index].index_select(0, at).reshape(-1, 1, window.side)
+                for each in (stencil.relative, stencil.weights)
+            )
+            shift = relative * of_relative + target
             return _Side(weight.unflatten(2, shape), shift.unflatten(2, shape))
 
         return side(0), side(1)

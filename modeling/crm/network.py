@@ -110,7 +110,7 @@ class CRM(nn.Module):
         """
         normalised, cues = self._seen(image, mask[:, None])
         joined = self.fusion.joined(self.encoder(normalised), None if cues is None else cues.planes)
-        cells, first = window.side // STRIDE, window.start // STRIDE
+        cells, first = window.side // STRIDE, window.cells
         # Beyond the tile the mixing sees zeros, as it does where it mixes all of the tile.
         around = squares(F.pad(joined, (_RING, _RING, _RING, _RING)), first, cells + 2 * _RING)
         latent = self.fusion.mix(around)[:, :, 1:-1, 1:-1]
@@ -198,14 +198,15 @@ def squares(planes: Tensor, start: Tensor, side: int) -> Tensor:
         start: (B, 2) int64, first row and column.
         side: Of the squares.
     """
-    batch, channels, height, width = planes.shape
+    channels, height, width = planes.shape[1:]
     span = torch.arange(side, device=planes.device)
-    items = torch.arange(batch, device=planes.device)[:, None, None] * height
-    rows, columns = start[:, 0, None] + span, start[:, 1, None] + span
-    at = (items + rows[:, :, None]) * width + columns[:, None, :]
+    # Numbers of the items, counted: a range of the batch's length would be computed on the host, beside a GPU's graph.
+    items = (start[:, 0].to(planes.dtype) * 0 + 1).cumsum(0).long() - 1
+    rows = items[:, None] * height + start[:, 0, None] + span
+    at = rows[:, :, None] * width + (start[:, 1, None] + span)[:, None, :]
     # One gathering of pixels whose channels lie side by side: an index for each pixel, and not for each value.
     found = planes.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, at.reshape(-1))
-    return found.reshape(batch, side, side, channels).permute(0, 3, 1, 2)
+    return found.reshape(-1, side, side, channels).permute(0, 3, 1, 2)
 
 
 def _continued(cells: Tensor, first: Tensor, last: int) -> Tensor:
@@ -219,9 +220,9 @@ def _continued(cells: Tensor, first: Tensor, last: int) -> Tensor:
     for axis in (2, 3):
         at = first[:, axis - 2].view(-1, 1, 1, 1)
         count = cells.shape[axis]
-        before, low, inner, high, after = cells.split([1, 1, count - 4, 1, 1], axis)
+        before, low, high, after = (cells.narrow(axis, each, 1) for each in (0, 1, count - 2, count - 1))
         before, after = torch.where(at == 0, low, before), torch.where(at == last, high, after)
-        cells = torch.cat([before, low, inner, high, after], axis)
+        cells = torch.cat([before, cells.narrow(axis, 1, count - 2), after], axis)
     return cells
 
 

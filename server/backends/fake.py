@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from artifact import Artifact, Manifest, TensorSpec
+from artifact import Artifact, Manifest, TensorSpec, refiner_tensors
 from matting.composition import to_uint8, with_input_alpha
 from matting.foreground import estimate_foreground
 from matting.geometry import restore
@@ -54,16 +54,12 @@ def fake_refiner(side: int = 128, *, halo: int = 16, name: str = "fake-refiner",
         name: What people call it.
         max_batch: Largest batch.
     """
-    shape, answer = ("batch", side, side), TileShape(side, halo).answer
+    inputs, outputs = refiner_tensors(side, TileShape(side, halo).answer)
     manifest = Manifest(
         name=name,
         kind="refine",
-        inputs=(
-            TensorSpec("image", "uint8", (*shape, 3)),
-            TensorSpec("mask", "float32", shape),
-            TensorSpec("frame", "float32", ("batch", 6)),
-        ),
-        outputs=(TensorSpec("alpha", "float32", ("batch", answer, answer)),),
+        inputs=inputs,
+        outputs=outputs,
         input_size=(side, side),
         max_batch=max_batch,
         backbone="none",

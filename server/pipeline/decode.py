@@ -83,10 +83,10 @@ class DecodedImage:
 
     def squash(self, size: tuple[int, int]) -> Pixels:
         """As `fit(image.rgb, size)`, without making `rgb` where the image is stored upright."""
-        stored = self._stored
-        if stored is None or self._orientation in _UPRIGHT or stored.size == (size[1], size[0]):
+        # No name for what is stored, here: `rgb` lets go of it.
+        if self._stored is None or self._orientation in _UPRIGHT or self._stored.size == (size[1], size[0]):
             return fit(self.rgb, size)
-        return fit_picture(stored, size)
+        return fit_picture(self._stored, size)
 
 
 def decode(data: bytes, header: ImageHeader, at_least: tuple[int, int] | None = None) -> DecodedImage:

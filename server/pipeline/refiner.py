@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from artifact import Artifact, ArtifactError, TensorSpec, open_artifact
+from artifact import Artifact, ArtifactError, check_refiner, open_artifact
 from matting.refinement import TileShape
 from server import default_model
 from server.pipeline.models import ModelsError
@@ -57,46 +57,18 @@ def make_refiner(artifact: Artifact) -> Refiner:
     Raises:
         ModelsError: As `open_refiner`.
     """
-    manifest, directory = artifact.manifest, artifact.directory
-    if manifest.kind != "refine":
-        raise ModelsError(f"{directory}: expected an artifact of kind refine, found {manifest.kind}")
-    side = manifest.input_size[0]
-    if manifest.halo is None:
-        raise ModelsError(f"{directory}: expected the halo of a refiner's tiles in the manifest, found none")
     try:
-        shape = TileShape(side, manifest.halo)
+        answer, manifest = check_refiner(artifact), artifact.manifest
+        shape = TileShape(manifest.input_size[0], manifest.halo or 0)
+    except ArtifactError as error:
+        raise ModelsError(str(error)) from error
     except ValueError as error:
-        raise ModelsError(f"{directory}: {error}") from error
-    inputs, outputs = tensors(shape)
-    fits = _facts(manifest.inputs) == _facts(inputs) and _facts(manifest.outputs) == _facts(outputs)
-    if not fits or manifest.input_size != (side, side):
-        raise ModelsError(
-            f"{directory}: expected {', '.join(map(_described, (*inputs, *outputs)))}, "
-            f"found {', '.join(map(_described, (*manifest.inputs, *manifest.outputs)))}: export the refiner anew"
-        )
+        raise ModelsError(f"{artifact.directory}: {error}") from error
+    if answer != shape.answer:
+        raise ModelsError(f"{artifact.directory}: expected answers of {shape.answer} pixels a side, found {answer}")
     return Refiner(artifact, shape)
 
 
 def embedded_refiner() -> Refiner:
     """The refiner in the package."""
     return open_refiner(default_model.refiner_directory())
-
-
-def tensors(shape: TileShape) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs of a refiner, as its manifest has them."""
-    side, answer = shape.side, shape.answer
-    inputs = (
-        TensorSpec("image", "uint8", ("batch", side, side, 3)),
-        TensorSpec("mask", "float32", ("batch", side, side)),
-        TensorSpec("frame", "float32", ("batch", 6)),
-    )
-    return inputs, (TensorSpec("alpha", "float32", ("batch", answer, answer)),)
-
-
-def _facts(specs: tuple[TensorSpec, ...]) -> dict[str, tuple[str, tuple[int | str, ...]]]:
-    """Type and shape by name; the batch axis may have any length or symbol."""
-    return {spec.name: (spec.dtype, spec.shape[1:]) for spec in specs}
-
-
-def _described(spec: TensorSpec) -> str:
-    return f"`{spec.name}` {spec.dtype} {list(spec.shape)}"

@@ -208,8 +208,8 @@ def exchanged_bytes(working_size: tuple[int, int], plan: RefinePlan | None) -> i
     height, width = working_size
     most = height * width * (_COLOURS + _PLANE) + _EDGES
     if plan is not None:
-        side, tiles = plan.by.shape.side, plan.options.batch
-        most = max(most, tiles * (side * side * (_COLOURS + 2 * _PLANE) + _EDGES))
+        shape, tiles = plan.by.shape, plan.options.batch
+        most = max(most, tiles * (shape.side**2 * (_COLOURS + _PLANE) + shape.answer**2 * _PLANE + _EDGES))
     return most
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from artifact import SELF_TEST_ROLE, Artifact, Manifest, NewFile, TensorSpec, Tolerance, write_artifact
+from artifact import SELF_TEST_ROLE, Artifact, Manifest, NewFile, TensorSpec, Tolerance, refiner_tensors, write_artifact
 from matting.refinement import TileShape
 from model_export.sample_inputs import sample_inputs, subject
 from modeling.birefnet.config import SWIN_T
@@ -26,7 +26,6 @@ from server.backends.torch_cuda import TorchBackend, TorchOptions
 from server.engine import Engine, EngineLimits, Item
 from server.engine.warmup import Search, warm_up
 from server.observability.metrics import Metrics
-from server.pipeline.refiner import tensors
 from tests.support.backends import counted
 from tests.support.crm import small_refiner
 from tests.support.deform_cases import geometry_of, operands
@@ -254,7 +253,7 @@ def test_a_lost_device_is_fatal() -> None:
 def test_a_refiner_runs_as_a_graph(backend: TorchBackend, tmp_path: Path) -> None:
     tile = TileShape(64, 8)
     side, answer = tile.side, tile.answer
-    inputs, outputs = tensors(tile)
+    inputs, outputs = refiner_tensors(side, answer)
     save_refiner(small_refiner(), tmp_path / "small.safetensors")
     manifest = Manifest(
         name="refiner",

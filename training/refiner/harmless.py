@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from artifact import Artifact, rewrite_manifest
+from artifact import Artifact, check_refiner, rewrite_manifest
 from matting.geometry import fit, restore
 from matting.quality import mean_absolute_error
 from matting.refinement import Canvas, Tile, TileShape, refine, run
@@ -55,6 +55,7 @@ class TileRunner:
     """A refine artifact in ONNX Runtime on the CPU, as what `matting.refinement` asks."""
 
     def __init__(self, artifact: Artifact) -> None:
+        check_refiner(artifact)
         self._session = onnxruntime.InferenceSession(artifact.file("model"), providers=["CPUExecutionProvider"])
         self.shape = TileShape(artifact.manifest.input_size[0], artifact.manifest.halo or 0)
 

@@ -114,7 +114,7 @@ def test_a_refiner_runs_from_its_weights(backend: TorchBackend, tmp_path: Path) 
     }
     found = backend.run("refiner", tiles)["alpha"]
     answer = refiner.manifest.outputs[0].shape[1]
-    window = TileWindow(side, torch.tensor([[80, 8]]), int(answer))
+    window = TileWindow(side, torch.tensor([[40, 4]]), int(answer))
     image = torch.from_numpy(tiles["image"]).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         frame = torch.from_numpy(tiles["frame"][:, :4])

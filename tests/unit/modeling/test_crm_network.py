@@ -225,7 +225,7 @@ def test_a_window_is_answered_as_the_whole_tile_is(config: CrmConfig):
     frame = torch.tensor([[0, 0, 128, 128], [3872, 5872, 4000, 6000], [80, 96, 4000, 6000], [0, 5872, 4000, 6000]])
     with torch.no_grad():
         whole = network(image, mask, frame.float())
-        found = network.answer(image, mask, frame.float(), TileWindow(128, start, side))
+        found = network.answer(image, mask, frame.float(), TileWindow(128, start // 2, side))
     assert found.shape == (4, side, side)
     for alpha, answer, (top, left) in zip(whole, found, start.tolist(), strict=True):
         expected = alpha[top : top + side, left : left + side]

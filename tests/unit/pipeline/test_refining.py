@@ -350,7 +350,8 @@ def test_only_a_refiner_that_was_shown_not_to_harm_is_harmless(found):
     [
         ({"kind": "matte"}, "expected an artifact of kind refine, found matte"),
         ({"halo": None}, "expected the halo of a refiner's tiles in the manifest, found none"),
-        ({"halo": 30}, "halo: expected 0 to 24 pixels for tiles of 64, found 30"),
+        ({"halo": 30}, r"expected .*`alpha` float32 \['batch', 4, 4\], found .*`alpha` float32 \['batch', 48, 48\]"),
+        ({"halo": -8}, "halo: expected 0 to 24 pixels for tiles of 64, found -8"),
         ({"input_size": (64, 72)}, "expected `image` uint8"),
         (
             {"inputs": (TensorSpec("image", "uint8", ("batch", 64, 64, 3)),)},
