@@ -11,7 +11,7 @@ from server.pipeline.header import ImageHeader
 from server.pipeline.refining import RefinePlan
 from server.pipeline.request import Foreground, Output, OutputFormat, SegmentOptions
 
-DECODING = {"JPEG": 14, "PNG": 18, "WEBP": 24, "TIFF": 16, "BMP": 11, "GIF": 11, "AVIF": 24}
+DECODING = {"JPEG": 14, "PNG": 18, "WEBP": 24, "TIFF": 16, "BMP": 11, "GIF": 11, "AVIF": 22}
 """From the upload to RGB and alpha, by the upload's format. AVIF of 10 bits by reckoning: Pillow writes none."""
 
 ENCODING = {
