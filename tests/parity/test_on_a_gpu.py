@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from artifact import SELF_TEST_ROLE, Artifact, Manifest, NewFile, TensorSpec, Tolerance, refiner_tensors, write_artifact
 from matting.refinement import TileShape
+from model_export.refiner.tiles import tile_inputs
 from model_export.sample_inputs import sample_inputs, subject
 from modeling.birefnet.config import SWIN_T
 from modeling.contract import ImageToAlpha
@@ -22,10 +23,12 @@ from modeling.deform_conv import deform_conv2d
 from modeling.fused import fuse
 from modeling.weights import load_network, save_state
 from server.backends.base import BackendFault, OutOfMemoryFault
+from server.backends.ort import OrtBackend, OrtOptions, has_cuda
 from server.backends.torch_cuda import TorchBackend, TorchOptions
 from server.engine import Engine, EngineLimits, Item
 from server.engine.warmup import Search, warm_up
 from server.observability.metrics import Metrics
+from server.pipeline.refiner import embedded_refiner
 from tests.support.backends import counted
 from tests.support.crm import small_refiner
 from tests.support.deform_cases import geometry_of, operands
@@ -51,6 +54,8 @@ pytestmark = [
 CHECKPOINT = ROOT / "training" / "checkpoints" / "compact.safetensors"
 SIZE = (256, 320)
 CUDA = torch.device("cuda")
+BATCHES = ((0, 1), (1, 3), (4, 1), (0, 3), (5, 2), (2, 3), (7, 1))
+"""First item and size: every size that comes again comes with other items."""
 
 
 @pytest.fixture(autouse=True)
@@ -281,6 +286,20 @@ def test_a_refiner_runs_as_a_graph(backend: TorchBackend, tmp_path: Path) -> Non
     for alpha, truth, (top, left) in zip(found, whole, tiles["frame"][:, 4:].astype(int), strict=True):
         expected = truth[top : top + answer, left : left + answer]
         np.testing.assert_allclose(alpha, expected, rtol=0, atol=CRM_TILES + BATCH_ALPHA)
+
+
+@pytest.mark.skipif(not has_cuda(), reason="this ONNX Runtime has no CUDA")
+def test_a_refiner_in_onnx_runtime_answers_the_same_again_and_in_other_batches() -> None:
+    """As a graph, which is recorded once for each batch size: what it read then must be there when it is replayed."""
+    refiner = embedded_refiner()
+    cpu, gpu = OrtBackend(OrtOptions(threads=4)), OrtBackend(OrtOptions(threads=1, cuda_device=0))
+    pixels = np.stack([image for _, image in sample_inputs((256, 256))])  # whose windows lie in different places
+    for backend in (cpu, gpu):
+        backend.load("refiner", refiner.artifact)
+    for start, size in BATCHES:
+        tiles = tile_inputs(pixels[start : start + size], refiner.shape.answer)
+        expected, found = (backend.run("refiner", tiles)["alpha"] for backend in (cpu, gpu))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:
