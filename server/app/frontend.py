@@ -29,9 +29,7 @@ _log = logging.getLogger(__name__)
 
 FAILED = 1
 _FILES_INTERVAL_S = 1.0  # as in `server.app.lifecycle`
-_HEALTH_INTERVAL_S = (
-    0.25  # in which gRPC health follows the silence of the engine process; its words it follows at once
-)
+_HEALTH_INTERVAL_S = 0.25  # in which gRPC health notices that the engine process is silent
 _LINGER_S = 0.1  # for the last words to leave
 
 

@@ -22,7 +22,7 @@ from modeling.crm.weights import save_refiner
 from modeling.deform_conv import deform_conv2d
 from modeling.fused import fuse
 from modeling.weights import load_network, save_state
-from server.backends.base import BackendFault, OutOfMemoryFault
+from server.backends.base import Arrays, BackendFault, OutOfMemoryFault
 from server.backends.ort import OrtBackend, OrtOptions, has_cuda
 from server.backends.torch_cuda import TorchBackend, TorchOptions
 from server.engine import Engine, EngineLimits, Item
@@ -288,6 +288,10 @@ def test_a_refiner_runs_as_a_graph(backend: TorchBackend, tmp_path: Path) -> Non
         np.testing.assert_allclose(alpha, expected, rtol=0, atol=CRM_TILES + BATCH_ALPHA)
 
 
+def alpha_in(outputs: Arrays) -> NDArray[np.float32]:
+    return outputs["alpha"].astype(np.float32)
+
+
 @pytest.mark.skipif(not has_cuda(), reason="this ONNX Runtime has no CUDA")
 def test_a_refiner_in_onnx_runtime_answers_the_same_again_and_in_other_batches() -> None:
     """As a graph, which is recorded once for each batch size: what it read then must be there when it is replayed."""
@@ -298,7 +302,7 @@ def test_a_refiner_in_onnx_runtime_answers_the_same_again_and_in_other_batches()
         backend.load("refiner", refiner.artifact)
     for start, size in BATCHES:
         tiles = tile_inputs(pixels[start : start + size], refiner.shape.answer)
-        expected, found = (backend.run("refiner", tiles)["alpha"] for backend in (cpu, gpu))
+        expected, found = (alpha_in(backend.run("refiner", tiles)) for backend in (cpu, gpu))
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
