@@ -21,7 +21,7 @@ REGISTRY = referencing.Registry().with_resources(
 )
 COMMITTED = [
     path
-    for name in ("export", "cpu", "load", "encoding", "foreground", "refinement", "frontend")
+    for name in ("export", "cpu", "load", "encoding", "foreground", "refinement", "high_resolution", "frontend")
     for path in sorted((BENCHMARKS / "results" / name).glob("*.json"))
 ]
 DOCS = BENCHMARKS.parent / "docs"
@@ -32,6 +32,7 @@ PAGE_OF = {
     "frontend": "performance",
     "foreground": "refinement",
     "refinement": "refinement",
+    "high_resolution": "refinement",
 }  # by the folder of results; else the export's
 
 

@@ -23,7 +23,6 @@ from matting.refinement import TileShape
 from modeling.crm.config import COMPACT
 from modeling.crm.network import CRM
 from server.default_model import refiner_directory
-from tests.support.processes import ROOT
 from tests.support.tolerance import PIXEL_COVERAGE, REFINED_BAND_SAD
 
 SPEC = SceneSpec(640, 700, "easy", 3)
@@ -210,10 +209,3 @@ def test_scenes_are_kept_outside_of_the_repository():
     from benchmarks.refinement.__main__ import CACHE
 
     assert not CACHE.resolve().is_relative_to(Path(scenes.__file__).parents[2].resolve())
-
-
-def test_the_documented_figures_are_those_that_were_measured():
-    found = json.loads((ROOT / "benchmarks" / "results" / "refinement" / "epyc-2-cores.json").read_text())
-    blocks, page = table(found).split("\n\n"), (ROOT / "docs" / "refinement.md").read_text()
-    assert blocks[0].strip() in page
-    assert blocks[-1].strip() in page
