@@ -70,8 +70,8 @@ def colour_cues(image: Tensor, mask: Tensor, boxes: tuple[int, ...]) -> ColourCu
 def box_means(planes: Tensor, box: int) -> Tensor:
     """Means over the part of a square box that lies within, (B, C, h, w), as `torch.nn.functional.avg_pool2d`'s.
 
-    By sums of shifted planes: a pooling of ONNX Runtime's takes thirty times as long for a box of 15, and every pixel
-    is added up in the same order, wherever in a tile it lies.
+    By sums of shifted planes: ONNX Runtime's pooling adds up every box anew, which for large ones took most of a tile's
+    time. Here every pixel is added up in the same order, wherever in a tile it lies.
 
     Args:
         planes: (B, C, h, w).
